@@ -1,0 +1,85 @@
+import { parseArgs } from "node:util";
+import { benchDeath } from "./death.ts";
+import { benchIntrospect } from "./introspect.ts";
+import { benchMint } from "./mint.ts";
+import { benchPostgres } from "./postgres.ts";
+import { machine } from "./support/report.ts";
+
+const USAGE = `npm run bench -- <name> [options]
+
+  mint         JWT mints over HTTP, beside node-oidc-provider's client_credentials
+  introspect   token introspection, beside mints
+  postgres     role mints, and revocations up to the proof
+  death        how long after its end a credential is proven dead (--issuer jwt|postgres, --n)
+
+  --seconds N      length of a round (default 5)
+  --rounds N       measured rounds of each side (default 4)
+  --connections N  HTTP connections of the load generator (default 32)
+  --ttl N          seconds that minted credentials live (mint; default 300). A short one adds their expiry to the load.
+  --single-use     callers' tokens are accepted once, and each is fresh (mint)
+  --issuer KIND    death: jwt (default) or postgres
+  --n N            death: how many credentials end in one second (default 2000, postgres 200)
+  --profile        also: where the server process spends its time, by function
+`;
+
+/** What the command line asks of a benchmark. */
+export interface BenchOptions {
+  readonly seconds: number;
+  readonly rounds: number;
+  readonly connections: number;
+  readonly ttl: number;
+  readonly singleUse: boolean;
+  readonly issuer: string;
+  readonly n: number | undefined;
+  readonly profile: boolean;
+}
+
+const benches: Readonly<Record<string, (options: BenchOptions) => Promise<object>>> = {
+  mint: benchMint,
+  introspect: benchIntrospect,
+  postgres: benchPostgres,
+  death: benchDeath,
+};
+
+function whole(text: string, name: string): number {
+  const value = Number(text);
+  if (!Number.isSafeInteger(value) || value < 1) throw new Error(`--${name} must be a whole number above 0`);
+  return value;
+}
+
+async function main(): Promise<number> {
+  const { values, positionals } = parseArgs({
+    allowPositionals: true,
+    options: {
+      seconds: { type: "string", default: "5" },
+      rounds: { type: "string", default: "4" },
+      connections: { type: "string", default: "32" },
+      ttl: { type: "string", default: "300" },
+      "single-use": { type: "boolean", default: false },
+      issuer: { type: "string", default: "jwt" },
+      n: { type: "string" },
+      profile: { type: "boolean", default: false },
+    },
+  });
+  const bench = positionals.length === 1 ? benches[positionals[0] ?? ""] : undefined;
+  if (bench === undefined) {
+    console.error(USAGE);
+    return 2;
+  }
+  console.log(machine());
+  const result = await bench({
+    seconds: whole(values.seconds, "seconds"),
+    rounds: whole(values.rounds, "rounds"),
+    connections: whole(values.connections, "connections"),
+    ttl: whole(values.ttl, "ttl"),
+    singleUse: values["single-use"],
+    issuer: values.issuer,
+    n: values.n === undefined ? undefined : whole(values.n, "n"),
+    profile: values.profile,
+  });
+  console.log(JSON.stringify(result));
+  return 0;
+}
+
+// Ends by itself when everything that was opened is closed: an ending that hangs is a leak to be found.
+process.exitCode = await main();

@@ -1,0 +1,73 @@
+import { auditEndpoints } from "./audit/audit.routes.ts";
+import type { Broker } from "./broker.ts";
+import { credentialEndpoints, MINT_PATH, recordedByMint } from "./credentials/credentials.routes.ts";
+import { introspectionEndpoints } from "./credentials/introspection.routes.ts";
+import { createIdempotencyStore } from "./db/idempotency.ts";
+import type { Endpoint } from "./http/endpoint.ts";
+import { createHttpServer } from "./http/server.ts";
+import { createAuthenticator } from "./identity/authenticate.ts";
+import { keyEndpoints } from "./keys/keys.routes.ts";
+import { SYSTEM_TENANT } from "./lib/ids.ts";
+import { policyEndpoints } from "./policy/policies.routes.ts";
+import { taskEndpoints } from "./tasks/tasks.routes.ts";
+
+/** A listening API. */
+export interface Api {
+  readonly port: number;
+  readonly url: string;
+  /** Finishes what is in flight, then closes. */
+  stop(): Promise<void>;
+}
+
+/** Every endpoint of the product. A new concept adds its line here. */
+export function allEndpoints(broker: Broker): Endpoint[] {
+  return [
+    ...credentialEndpoints({ ...broker, onMint: broker.metrics.minted }),
+    ...taskEndpoints(broker),
+    ...policyEndpoints(broker),
+    ...auditEndpoints(broker),
+    ...keyEndpoints(broker),
+    ...introspectionEndpoints({ keys: broker.keys, issuerUrl: broker.issuerUrl, sql: broker.introspection }),
+  ];
+}
+
+const KEY_REFRESH_MS = 5_000;
+
+/** Starts the API of an open broker. Resolves when it listens. */
+export async function startApi(broker: Broker, options: { readonly validateReplies?: boolean } = {}): Promise<Api> {
+  const { config, db, log, record } = broker;
+  const server = createHttpServer({
+    endpoints: allEndpoints(broker),
+    authenticate: createAuthenticator({ ...broker, now: () => new Date() }),
+    idempotency: createIdempotencyStore((tenantId, work) => db.withTenant({ tenantId, actor: "mayfly:idempotency" }, work)),
+    log,
+    metrics: broker.metrics.registry,
+    health: { database: () => db.check(), queue: () => broker.queue.check() },
+    validateReplies: options.validateReplies === true,
+    // Refused proofs are recorded where they are refused, with their tenant; this is everything else (invariant 8).
+    async onRefused(principal, refusal) {
+      if (refusal.code === "unauthenticated") return;
+      const isMint = refusal.route === MINT_PATH;
+      if (isMint && recordedByMint(refusal.code)) return;
+      await record(principal?.tenantId ?? SYSTEM_TENANT, {
+        type: isMint ? "credential.denied" : "request.refused",
+        actor: principal?.subject ?? "unknown",
+        ...(principal?.agentId === undefined ? {} : { agent_id: principal.agentId }),
+        request_id: refusal.requestId,
+        data: { method: refusal.method, route: refusal.route, code: refusal.code, pointers: refusal.pointers, ...(refusal.reasons ? { reasons: refusal.reasons } : {}) },
+      });
+    },
+  });
+  const port = await server.start(config.host, config.port);
+  broker.setPublicUrl(`http://${config.host.includes(":") ? `[${config.host}]` : config.host}:${port}`);
+  const refresh = setInterval(() => void broker.keyCache.refreshDue(), KEY_REFRESH_MS);
+  refresh.unref();
+  return {
+    port,
+    url: broker.publicUrl(),
+    async stop() {
+      clearInterval(refresh);
+      await server.stop();
+    },
+  };
+}

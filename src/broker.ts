@@ -1,0 +1,114 @@
+import { hkdfSync } from "node:crypto";
+import { createRecorder, type RecordEvent } from "./audit/record.ts";
+import type { Config } from "./config.ts";
+import { introspectSql, type IntrospectSql } from "./credentials/introspect.ts";
+import { type MintSql, mintSql } from "./credentials/mint.ts";
+import { type Db, openDatabase } from "./db/database.ts";
+import { openEmbeddedStack, openStack, type Stack } from "./db/stack.ts";
+import { createPager, type Pager } from "./http/page.ts";
+import { createKeyCache, type KeyCache } from "./identity/key-cache.ts";
+import { createSafeFetch } from "./identity/safe-fetch.ts";
+import { tenantIssuer } from "./identity/tenant-issuer.ts";
+import { loadKeyEncryptionKey } from "./keys/kek.ts";
+import { createSigningKeys, type SigningKeys } from "./keys/signing-keys.ts";
+import type { Log } from "./lib/log.ts";
+import { createSealer, type Sealer } from "./lib/seal.ts";
+import { createMetrics, measureLedger, type Metrics } from "./metrics.ts";
+import { createPolicies, type Policies } from "./policy/policies.ts";
+import { openQueue } from "./queue/connection.ts";
+import type { JobQueue, QueueConfig, WakeUps } from "./queue/queue.ts";
+import { createTargetClients, type TargetClients } from "./targets/target-clients.ts";
+
+/**
+ * Everything that a process of Mayfly holds, opened once and passed down. A use case asks for the few members that it
+ * needs; nothing below imports this file but the processes themselves (api.ts, worker.ts, bin, demo).
+ */
+export interface Broker extends AsyncDisposable {
+  readonly config: Config;
+  readonly log: Log;
+  readonly stack: Stack;
+  readonly db: Db;
+  readonly queue: JobQueue;
+  readonly wakeUps: WakeUps;
+  readonly keys: SigningKeys;
+  readonly keyCache: KeyCache;
+  readonly policies: Policies;
+  readonly targets: TargetClients;
+  readonly handles: Sealer;
+  readonly targetConfigs: Sealer;
+  readonly pager: Pager;
+  readonly record: RecordEvent;
+  readonly metrics: Metrics;
+  readonly sql: MintSql;
+  readonly introspection: IntrospectSql;
+  readonly limits: { readonly maxTtlSeconds: number; readonly defaultTtlSeconds: number; readonly mintTimeoutSeconds: number };
+  readonly publicUrl: () => string;
+  readonly issuerUrl: (tenantName: string) => string;
+  /** With port 0 the public URL is known only once the API listens. */
+  setPublicUrl(url: string): void;
+}
+
+/** Opens a broker, or fails with what to do about it. Disposing closes everything, the embedded database last. */
+export async function openBroker(config: Config, log: Log): Promise<Broker> {
+  const kek = await loadKeyEncryptionKey(config.kek, config.dataDir);
+  const stack = config.databaseUrl === undefined ? await openEmbeddedStack(config.dataDir) : await openStack(config.databaseUrl.reveal());
+  const metrics = createMetrics();
+  const db = openDatabase({ connectionString: stack.runtimeUrl, log });
+  const closing: AsyncDisposable[] = [db, stack];
+  try {
+    await db.check();
+    const queue = await openQueue(queueConfig(config, stack), log, "mayfly", { onMiss: metrics.wakeUpsMissed });
+    closing.unshift(queue);
+    measureLedger(metrics, db, queue);
+    const targetConfigs = createSealer(kek, "target-config");
+    const targets = createTargetClients(db, targetConfigs);
+    closing.unshift(targets);
+    let publicUrl = config.publicUrl;
+    const publicUrlOf = (): string => publicUrl ?? `http://127.0.0.1:${config.port}`;
+    return {
+      config,
+      log,
+      stack,
+      db,
+      queue,
+      wakeUps: queue.wakeUps,
+      keys: createSigningKeys(db, createSealer(kek, "signing-key")),
+      keyCache: createKeyCache({
+        fetchJson: createSafeFetch({ allowLoopbackHttp: config.allowLoopbackHttp }),
+        nowMs: () => performance.now(),
+        report: (event) => log[event.outcome === "failed" ? "warn" : "debug"](event, "trust source keys"),
+      }),
+      policies: createPolicies(db),
+      targets,
+      handles: createSealer(kek, "handle"),
+      targetConfigs,
+      pager: createPager(Buffer.from(hkdfSync("sha256", kek, Buffer.alloc(0), "mayfly/page-token/v1", 32))),
+      record: createRecorder(db),
+      metrics,
+      sql: mintSql(db),
+      introspection: introspectSql(db),
+      limits: {
+        maxTtlSeconds: config.maxTtlSeconds,
+        defaultTtlSeconds: config.defaultTtlSeconds,
+        mintTimeoutSeconds: config.mintTimeoutSeconds,
+      },
+      publicUrl: publicUrlOf,
+      issuerUrl: (tenantName) => tenantIssuer(publicUrlOf(), tenantName),
+      setPublicUrl(url) {
+        publicUrl ??= url;
+      },
+      async [Symbol.asyncDispose]() {
+        for (const part of closing) await part[Symbol.asyncDispose]();
+      },
+    };
+  } catch (error) {
+    for (const part of closing) await part[Symbol.asyncDispose]();
+    throw error;
+  }
+}
+
+function queueConfig(config: Config, stack: Stack): QueueConfig {
+  if (config.queue === "none") return { kind: "none" };
+  if (config.redisUrl !== undefined) return { kind: "redis", url: config.redisUrl.reveal() };
+  return { kind: "postgres", connectionString: stack.runtimeUrl };
+}

@@ -1,0 +1,192 @@
+import { notFound, MayflyError, type Reason } from "../lib/errors.ts";
+import type { PolicyAction } from "../policy/request.ts";
+import { classifications } from "../policy/request.ts";
+import type { MintFacts, MintRequest, ResourceFacts } from "./mint-facts.ts";
+
+/** The bounds of this deployment, in seconds. */
+export interface TtlLimits {
+  readonly maxTtlSeconds: number;
+  readonly defaultTtlSeconds: number;
+}
+
+/** The records with nothing missing: what remains once every check has passed. */
+export interface CheckedMint {
+  readonly agent: NonNullable<MintFacts["agent"]>;
+  readonly task: NonNullable<MintFacts["task"]>;
+  readonly purpose: NonNullable<MintFacts["purpose"]>;
+  readonly target: NonNullable<MintFacts["target"]>;
+  readonly policyVersion: number;
+  readonly relationships: MintFacts["relationships"];
+  /** One entry per (action, resource), each with what it means to the issuer. */
+  readonly grants: readonly { readonly action: PolicyAction; readonly access: unknown }[];
+  readonly nowMs: number;
+}
+
+/**
+ * The record checks of invariant 1, before any policy is asked. Throws `denied` with every reason that applies, each
+ * with a stable code; `not_found` for a task or a target that this agent cannot know (invariant 10).
+ */
+export function checkRecords(facts: MintFacts, request: MintRequest): CheckedMint {
+  const { agent, task, purpose, target } = facts;
+  if (task === null || agent === null || purpose === null || task.agent_id !== agent.id) throw notFoundAt("/task_id");
+  if (target === null) throw notFoundAt("/target");
+
+  const reasons: Reason[] = [];
+  const refuse = (code: string, detail: string): void => {
+    reasons.push({ code, detail });
+  };
+
+  if (facts.tenant_state !== "active") refuse("tenant_suspended", "the tenant is suspended");
+  if (agent.state !== "active") refuse("agent_not_active", `the agent is ${agent.state}`);
+  if (agent.owner_status !== "active") refuse("owner_inactive", "the agent's owner has departed; give it a new owner");
+  checkTask(task, facts.now_ms, refuse);
+  checkPurpose(purpose, facts.now_ms, refuse);
+  if (target.state !== "active") refuse(`target_${target.state}`, `the target is ${target.state} and mints nothing now`);
+  if (target.owner_status !== "active") refuse("target_owner_inactive", "the target's owner has departed");
+  const grants = checkGrants(facts, request, purpose, refuse);
+  if (facts.policy_version === null) refuse("policy_missing", "the tenant has no published policy set");
+
+  if (reasons.length > 0 || facts.policy_version === null) throw denied(reasons);
+  return {
+    agent,
+    task,
+    purpose,
+    target,
+    policyVersion: facts.policy_version,
+    relationships: facts.relationships,
+    grants,
+    nowMs: facts.now_ms,
+  };
+}
+
+/** A refusal with its reasons, as the API answers it. */
+export function denied(reasons: readonly Reason[]): MayflyError {
+  const first = reasons[0]?.detail ?? "the request was refused";
+  return new MayflyError("denied", reasons.length > 1 ? `${first} (and ${reasons.length - 1} more)` : first, { reasons });
+}
+
+/** The same 404 as everywhere, with the field that named nothing. */
+function notFoundAt(pointer: string): MayflyError {
+  const { detail } = notFound();
+  return new MayflyError("not_found", detail, { errors: [{ pointer, detail }] });
+}
+
+type Refuse = (code: string, detail: string) => void;
+
+function checkTask(task: NonNullable<MintFacts["task"]>, nowMs: number, refuse: Refuse): void {
+  if (task.state !== "open") refuse("task_not_open", `the task is ${task.state}`);
+  else if (task.deadline_ms <= nowMs) refuse("task_not_open", "the task is past its deadline");
+  else if (task.heartbeat_due_ms !== null && task.heartbeat_due_ms <= nowMs)
+    refuse("task_not_open", "the task's heartbeat was lost");
+  if (task.max_credentials !== null && task.issued >= task.max_credentials)
+    refuse("task_budget_exhausted", `the task may be given ${task.max_credentials} credentials and has been`);
+  if (task.max_per_minute !== null && task.issued_in_minute >= task.max_per_minute)
+    refuse("task_rate_exceeded", `the task may be given ${task.max_per_minute} credentials a minute; wait`);
+  if (task.max_live_seconds !== null && task.issued_live_seconds >= task.max_live_seconds)
+    refuse("task_live_time_exhausted", `the task's ${task.max_live_seconds} seconds of live credentials are used up`);
+}
+
+function checkPurpose(purpose: NonNullable<MintFacts["purpose"]>, nowMs: number, refuse: Refuse): void {
+  if (purpose.state !== "approved") refuse("purpose_not_approved", `the purpose is ${purpose.state}`);
+  if (purpose.expires_ms <= nowMs) refuse("purpose_expired", "the purpose has expired");
+  if (purpose.review_by_ms <= nowMs) refuse("purpose_review_overdue", "the purpose was not reviewed in time");
+}
+
+function checkGrants(
+  facts: MintFacts,
+  request: MintRequest,
+  purpose: NonNullable<MintFacts["purpose"]>,
+  refuse: Refuse,
+): CheckedMint["grants"] {
+  const grants: { action: PolicyAction; access: unknown }[] = [];
+  for (const asked of request.resources) {
+    const resource = facts.resources.find((found) => found.asked === asked);
+    if (resource === undefined) {
+      // Unknown, another tenant's and another target's resource answer alike.
+      refuse("resource_outside_target", "a resource is not one that this target reaches");
+      continue;
+    }
+    if (!purpose.resource_ids.includes(resource.id))
+      refuse("resource_outside_purpose", `the purpose does not cover resource ${resource.name}`);
+    if (!purpose.data_classes.includes(resource.classification))
+      refuse("data_class_outside_purpose", `the purpose does not cover ${resource.classification} data`);
+    if (!purpose.environments.includes(resource.environment))
+      refuse("environment_outside_purpose", `the purpose does not cover ${resource.environment}`);
+    for (const operation of request.actions) {
+      const grant = checkAction(resource, operation, purpose, refuse);
+      if (grant !== undefined) grants.push(grant);
+    }
+  }
+  return grants;
+}
+
+function checkAction(
+  resource: ResourceFacts,
+  operation: string,
+  purpose: NonNullable<MintFacts["purpose"]>,
+  refuse: Refuse,
+): { action: PolicyAction; access: unknown } | undefined {
+  const actionClass = Object.hasOwn(resource.operations, operation) ? resource.operations[operation] : undefined;
+  const access = actionClass === undefined ? undefined : resource.access[actionClass];
+  if (actionClass === undefined || access === undefined) {
+    refuse("action_not_offered", `resource ${resource.name} does not offer one of the actions at this target`);
+    return undefined;
+  }
+  if (!purpose.actions.includes(operation) && !purpose.actions.includes(actionClass)) {
+    refuse("action_outside_purpose", `the purpose does not cover ${actionClass}`);
+    return undefined;
+  }
+  const { id, name, kind, classification, environment, risk, groups } = resource;
+  return { action: { operation, actionClass, resource: { id, name, kind, classification, environment, risk, groups } }, access };
+}
+
+/** The most sensitive class among the resources: what history and the kill switch call the credential's data class. */
+export function highestDataClass(grants: CheckedMint["grants"]): string {
+  return grants
+    .map((grant) => grant.action.resource.classification)
+    .reduce((a, b) => (classifications.indexOf(a) >= classifications.indexOf(b) ? a : b), classifications[0]);
+}
+
+/** When it ends, and which bound decided that. */
+export interface Lifetime {
+  readonly ttlSeconds: number;
+  readonly expiresMs: number;
+  readonly bound: string;
+}
+
+/**
+ * The minimum of every bound (invariant 2), cut to a whole second so that the JWT's `exp`, the row and the wake-up of
+ * the worker are the same moment. `bound` names the one that decided.
+ */
+export function lifetime(
+  checked: CheckedMint,
+  asked: number | undefined,
+  policyTtlSeconds: number | undefined,
+  limits: TtlLimits,
+  issuer: { readonly ttlSeconds: { readonly min: number; readonly max: number } },
+): Lifetime {
+  const fromNow = (ms: number): number => (ms - checked.nowMs) / 1000;
+  const bounds: [string, number][] = [
+    [asked === undefined ? "default" : "request", asked ?? limits.defaultTtlSeconds],
+    ["deployment", limits.maxTtlSeconds],
+    ["purpose", checked.purpose.max_ttl_seconds],
+    ["target", checked.target.max_ttl_seconds],
+    ["issuer", issuer.ttlSeconds.max],
+    ["task_deadline", fromNow(checked.task.deadline_ms)],
+    ["purpose_expiry", fromNow(checked.purpose.expires_ms)],
+  ];
+  if (policyTtlSeconds !== undefined) bounds.push(["policy", policyTtlSeconds]);
+  if (checked.task.max_live_seconds !== null)
+    bounds.push(["task_budget", checked.task.max_live_seconds - checked.task.issued_live_seconds]);
+  const [bound, seconds] = bounds.reduce((least, next) => (next[1] < least[1] ? next : least));
+  const expiresMs = Math.floor((checked.nowMs + seconds * 1000) / 1000) * 1000;
+  const ttlSeconds = Math.ceil((expiresMs - checked.nowMs) / 1000);
+  if (expiresMs <= checked.nowMs || ttlSeconds < issuer.ttlSeconds.min)
+    throw denied([
+      {
+        code: "ttl_too_short",
+        detail: `only ${Math.max(0, Math.floor(seconds))} s would be left (bound: ${bound}); this issuer needs at least ${issuer.ttlSeconds.min} s`,
+      },
+    ]);
+  return { ttlSeconds, expiresMs, bound };
+}

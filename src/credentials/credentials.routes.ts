@@ -1,0 +1,293 @@
+import { z } from "zod";
+import type { Db } from "../db/database.ts";
+import { type Call, endpoint, type Endpoint, type Reply } from "../http/endpoint.ts";
+import type { Pager } from "../http/page.ts";
+import { pageOf, pageQuery } from "../http/page.ts";
+import { idSchema, moment, prose } from "../http/wire.ts";
+import { MayflyError } from "../lib/errors.ts";
+import { Secret } from "../lib/secret.ts";
+import { classifications, environments } from "../policy/request.ts";
+import type { WakeUps } from "../queue/queue.ts";
+import { credentialReply, toCredential } from "./credential-reply.ts";
+import { dryRun, dryRunReply } from "./dry-run.ts";
+import { listCredentials, readCredential } from "./history.ts";
+import { type MintDeps, type Minted, mint, PolicyRefusal } from "./mint.ts";
+import type { MintRequest } from "./mint-facts.ts";
+import { mintOnce } from "./mint-once.ts";
+import { readRevocation, revokeBySelector, revokeOne, selectorSchema } from "./revoke.ts";
+
+/** Where agents mint. Its refusals are events of their own kind. */
+export const MINT_PATH = "/v1/credentials";
+
+/** Refusals that {@link credentialEndpoints} records itself, with the task and, where policy refused, the decision. */
+export function recordedByMint(code: string): boolean {
+  return code === "denied" || code === "not_found";
+}
+
+export interface CredentialDeps extends MintDeps {
+  readonly db: Db;
+  readonly wakeUps: WakeUps;
+  readonly pager: Pager;
+  readonly onMint?: (outcome: string, issuer: string) => void;
+}
+
+const distinct = (items: readonly string[]): boolean => new Set(items).size === items.length;
+
+function mintBody(maxTtlSeconds: number) {
+  return z.strictObject({
+    task_id: idSchema("task"),
+    target: z.string().min(1).max(64).describe("The target's id or name."),
+    actions: z
+      .array(z.string().min(1).max(64))
+      .min(1)
+      .max(20)
+      .refine(distinct, "names an action twice")
+      .describe("Operations that each of the resources offers."),
+    resources: z
+      .array(z.string().min(1).max(64))
+      .min(1)
+      .max(20)
+      .refine(distinct, "names a resource twice")
+      .describe("Ids or names of resources that the target reaches."),
+    ttl_seconds: z.int().min(1).max(maxTtlSeconds).optional(),
+  });
+}
+
+const mintedReply = z.strictObject({
+  credential: z.strictObject({
+    id: idSchema("credential"),
+    issuer: z.string(),
+    task_id: idSchema("task"),
+    target_id: idSchema("target"),
+    decision_id: idSchema("decision"),
+    expires_at: moment,
+    ttl_seconds: z.int(),
+    ttl_bound: z.string().describe("Which bound decided the end."),
+    revocability: z.enum(["immediate", "expiry"]),
+    effective_bound_seconds: z
+      .int()
+      .describe("How long, after a revoke, someone who does not ask Mayfly may still believe it."),
+  }),
+  secret: z
+    .record(z.string(), z.union([z.string(), z.number()]))
+    .describe("Shown once. Mayfly does not keep it; a repeat of the request mints a new one."),
+});
+
+const byId = z.strictObject({ credential_id: idSchema("credential") });
+
+const listQuery = z.strictObject({
+  agent: idSchema("agent").optional(),
+  task: idSchema("task").optional(),
+  owner: idSchema("owner").optional(),
+  purpose: idSchema("purpose").optional(),
+  target: idSchema("target").optional(),
+  state: z.enum(["pending", "active", "revoking", "revoked", "expired", "failed"]).optional(),
+  stuck: z
+    .enum(["true", "false"])
+    .transform((text) => text === "true")
+    .optional(),
+  issuer: z.string().max(64).optional(),
+  data_class: z.enum(classifications).optional(),
+  environment: z.enum(environments).optional(),
+  downstream_name: z.string().max(255).optional(),
+  issued_after: moment.optional(),
+  issued_before: moment.optional(),
+  valid_at: moment.optional().describe("What could have been used at this moment."),
+  ...pageQuery,
+});
+
+/** Mint, give back, revoke, and the history of everything ever issued. */
+export function credentialEndpoints(deps: CredentialDeps): Endpoint[] {
+  const body = mintBody(deps.limits.maxTtlSeconds);
+  const takeBackOne = (action: "release" | "revoke"): Endpoint =>
+    endpoint({
+      method: "post",
+      path: `/v1/credentials/{credential_id}/${action}`,
+      summary: action === "release" ? "Give a credential back before its end" : "Take a credential back",
+      tag: "credentials",
+      allow: action === "release" ? ["agent"] : ["orchestrator", "admin"],
+      params: byId,
+      replies: { 200: credentialReply.loose() },
+      async handle({ principal, params, requestId }) {
+        await revokeOne(deps.db, principal, params.credential_id, action === "release" ? "released" : "revoked", requestId);
+        deps.wakeUps.now();
+        return { status: 200, body: await readCredential(deps.db, principal, params.credential_id) };
+      },
+    });
+
+  return [
+    endpoint({
+      method: "post",
+      path: MINT_PATH,
+      summary: "Mint a credential for one task",
+      tag: "credentials",
+      allow: ["agent"],
+      body,
+      idempotency: "own",
+      replies: { 201: mintedReply },
+      handle: (call) => handleMint(deps, call),
+    }),
+    endpoint({
+      method: "post",
+      path: "/v1/credentials/dry-run",
+      summary: "What a mint would answer now, and why; nothing is minted",
+      tag: "credentials",
+      allow: ["agent", "orchestrator", "auditor", "admin"],
+      body: body.extend({ agent_id: idSchema("agent").optional().describe("Needed unless the caller is the agent.") }),
+      replies: { 200: dryRunReply },
+      async handle({ principal, body: asked }) {
+        return { status: 200, body: await dryRun(deps, principal, asked) };
+      },
+    }),
+    endpoint({
+      method: "get",
+      path: "/v1/credentials",
+      summary: "The history: everything ever issued, newest first",
+      tag: "credentials",
+      allow: ["agent", "orchestrator", "auditor", "admin"],
+      query: listQuery,
+      replies: { 200: pageOf(credentialReply) },
+      async handle(call) {
+        const page = deps.pager.read(call, idSchema("credential"));
+        const rows = await listCredentials(deps.db, call.principal, call.query, page);
+        return deps.pager.reply(call, page, { rows, keyOf: (row) => row.id, toItem: toCredential });
+      },
+    }),
+    endpoint({
+      method: "get",
+      path: "/v1/credentials/{credential_id}",
+      summary: "One credential with its decision, task, purpose, owner and receipt",
+      tag: "credentials",
+      allow: ["agent", "orchestrator", "auditor", "admin"],
+      params: byId,
+      replies: { 200: credentialReply.loose() },
+      async handle({ principal, params }) {
+        return { status: 200, body: await readCredential(deps.db, principal, params.credential_id) };
+      },
+    }),
+    takeBackOne("release"),
+    takeBackOne("revoke"),
+    endpoint({
+      method: "post",
+      path: "/v1/revocations",
+      summary: "The kill switch: take back every live credential that the selector meets, or count them first",
+      tag: "credentials",
+      allow: ["orchestrator", "admin"],
+      body: z.strictObject({
+        selector: selectorSchema,
+        reason: prose(500),
+        preview: z.boolean().default(false),
+        block_seconds: z
+          .int()
+          .min(1)
+          .max(86_400)
+          .default(60)
+          .describe("For so long nothing that the selector meets is minted. End the task or suspend the agent to stop it for good."),
+      }),
+      replies: {
+        200: z.strictObject({
+          id: idSchema("revocation").optional(),
+          preview: z.boolean(),
+          matched: z.int(),
+          blocks_until: moment.optional(),
+          by_agent: z.record(z.string(), z.int()),
+          by_target: z.record(z.string(), z.int()),
+          by_task: z.record(z.string(), z.int()),
+        }),
+      },
+      async handle({ principal, body: { block_seconds: blockSeconds, ...order }, requestId }) {
+        const revocation = await revokeBySelector(deps.db, principal, { ...order, blockSeconds }, requestId);
+        if (!order.preview) deps.wakeUps.now();
+        return { status: 200, body: revocation };
+      },
+    }),
+    endpoint({
+      method: "get",
+      path: "/v1/revocations/{revocation_id}",
+      summary: "How far the kill switch has come: `remaining` 0 says that everything it meant is proven dead",
+      tag: "credentials",
+      allow: ["orchestrator", "auditor", "admin"],
+      params: z.strictObject({ revocation_id: idSchema("revocation") }),
+      replies: {
+        200: z.strictObject({
+          id: idSchema("revocation"),
+          selector: selectorSchema,
+          reason: z.string(),
+          ordered_by: z.string(),
+          ordered_at: moment,
+          blocks_until: moment,
+          matched: z.int(),
+          remaining: z.int(),
+          stuck: z.int(),
+          completed_at: moment.nullable(),
+        }),
+      },
+      async handle({ principal, params }) {
+        return { status: 200, body: await readRevocation(deps.db, principal, params.revocation_id) };
+      },
+    }),
+  ];
+}
+
+async function handleMint(deps: CredentialDeps, call: Call<unknown, unknown, MintRequest>): Promise<Reply> {
+  const { principal, body, requestId, idempotencyKey } = call;
+  const { agentId } = principal;
+  if (agentId === undefined) throw new MayflyError("forbidden", "only an agent mints, and only for itself");
+  const agent = { ...principal, agentId };
+  try {
+    const minted =
+      idempotencyKey === undefined
+        ? await mint(deps, agent, body, { requestId })
+        : await mintOnce(deps.db, principal, { key: idempotencyKey, payload: body, requestId }, (credentialId) =>
+            mint(deps, agent, body, { requestId, credentialId }),
+          );
+    deps.onMint?.("minted", minted.issuer);
+    return { status: 201, body: toMinted(minted), headers: { location: `/v1/credentials/${minted.id}` } };
+  } catch (error) {
+    if (error instanceof MayflyError && recordedByMint(error.code)) await recordDenial(deps, agent, body, requestId, error);
+    deps.onMint?.(error instanceof MayflyError ? (error.reasons[0]?.code ?? error.code) : "internal", "none");
+    throw error;
+  }
+}
+
+/** The event is committed before the refusal leaves (invariant 8). */
+async function recordDenial(
+  deps: CredentialDeps,
+  agent: { readonly tenantId: string; readonly subject: string; readonly agentId: string },
+  asked: MintRequest,
+  requestId: string,
+  error: MayflyError,
+): Promise<void> {
+  const { decision } = error instanceof PolicyRefusal ? error : { decision: undefined };
+  const { task_id, target, actions, resources } = asked;
+  await deps.sql.deny(agent.tenantId, {
+    actor: agent.subject,
+    agent_id: agent.agentId,
+    task_id,
+    request_id: requestId,
+    data: { code: error.code, reasons: error.reasons, target, actions, resources, decision_id: decision?.id ?? null },
+    ...(decision === undefined ? {} : { decision }),
+  });
+}
+
+function toMinted(minted: Minted): z.infer<typeof mintedReply> {
+  const { checked, lifetime } = minted;
+  return {
+    credential: {
+      id: minted.id,
+      issuer: minted.issuer,
+      task_id: checked.task.id,
+      target_id: checked.target.id,
+      decision_id: minted.decisionId,
+      expires_at: new Date(lifetime.expiresMs).toISOString(),
+      ttl_seconds: lifetime.ttlSeconds,
+      ttl_bound: lifetime.bound,
+      revocability: minted.revocability,
+      effective_bound_seconds: minted.effectiveBoundSeconds,
+    },
+    // The one place where a secret becomes text: the answer to the one who asked.
+    secret: Object.fromEntries(
+      Object.entries(minted.secret).map(([name, value]) => [name, value instanceof Secret ? value.reveal() : value]),
+    ),
+  };
+}

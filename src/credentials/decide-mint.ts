@@ -1,0 +1,58 @@
+import type { Principal } from "../identity/principal.ts";
+import { anyIssuer } from "../issuers/registry.ts";
+import { MayflyError } from "../lib/errors.ts";
+import type { Policies } from "../policy/policies.ts";
+import type { PolicyDecision, PolicyInput } from "../policy/request.ts";
+import { type CheckedMint, type Lifetime, lifetime, type TtlLimits } from "./check-records.ts";
+import type { MintRequest } from "./mint-facts.ts";
+
+interface DecideDeps {
+  readonly policies: Policies;
+  readonly limits: TtlLimits;
+}
+
+/**
+ * Asks policy about a request whose records are in order. Used by the mint and by the dry run alike, so that what the
+ * dry run says is what would happen. The lifetime is the minimum of all bounds, the policy's included.
+ */
+export async function decideMint(
+  deps: DecideDeps,
+  principal: Principal,
+  checked: CheckedMint,
+  request: MintRequest,
+): Promise<{ readonly decision: PolicyDecision; readonly lifetime: Lifetime }> {
+  const issuer = anyIssuer(checked.target.issuer);
+  if (issuer === undefined)
+    throw new MayflyError("target_unavailable", "this version of Mayfly does not know the target's kind of credential");
+  const before = lifetime(checked, request.ttl_seconds, undefined, deps.limits, issuer);
+  const policies = await deps.policies.at(principal.tenantId, checked.policyVersion);
+  const decision = policies.decide(policyInput(checked, principal, before.ttlSeconds, issuer.revocability));
+  return {
+    decision,
+    lifetime:
+      decision.outcome === "allow" && decision.ttlSeconds < before.ttlSeconds
+        ? lifetime(checked, request.ttl_seconds, decision.ttlSeconds, deps.limits, issuer)
+        : before,
+  };
+}
+
+function policyInput(
+  checked: CheckedMint,
+  principal: Principal,
+  ttlSeconds: number,
+  revocability: "immediate" | "expiry",
+): PolicyInput {
+  const { agent, purpose, target, task } = checked;
+  return {
+    agent: { id: agent.id, kind: agent.kind, name: agent.name, environment: agent.environment, ownerId: agent.owner_id },
+    relationships: checked.relationships,
+    purpose: { id: purpose.id, name: purpose.name, maxTtlSeconds: purpose.max_ttl_seconds },
+    task: { id: task.id, initiatedBy: task.initiated_by.kind },
+    target: { id: target.id, issuer: target.issuer, revocability },
+    actions: checked.grants.map((grant) => grant.action),
+    ttlSeconds,
+    binding: principal.binding,
+    delegationDepth: 0,
+    approvals: [],
+  };
+}

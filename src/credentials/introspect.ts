@@ -1,0 +1,43 @@
+import type { Db } from "../db/database.ts";
+import type { Principal } from "../identity/principal.ts";
+import { ACCESS_TOKEN_TYP } from "../issuers/jwt.ts";
+import type { SigningKeys } from "../keys/signing-keys.ts";
+import { isId } from "../lib/ids.ts";
+
+export interface IntrospectDeps {
+  readonly keys: SigningKeys;
+  readonly issuerUrl: (tenantName: string) => string;
+  readonly sql: IntrospectSql;
+}
+
+export type IntrospectSql = (
+  tenantId: string,
+  item: { readonly id: string; readonly caller: string | null },
+) => Promise<{ readonly facts: { readonly active: boolean; readonly target_id: string; readonly caller_serves: boolean } | null }>;
+
+export function introspectSql(db: Db): IntrospectSql {
+  return db.batched("introspect");
+}
+
+/** Exactly this for everything that is not alive, not ours, or not the caller's to know (RFC 7662 §2.2). */
+const inactive = { active: false } as const;
+
+/** The members of an active token's answer, copied by name from its signed claims. */
+const shown = ["iss", "sub", "client_id", "aud", "exp", "iat", "jti", "scope", "authorization_details", "txn"] as const;
+
+/**
+ * Whether a token that Mayfly signed is alive now: signature, time, not taken back, task open, agent and owner active,
+ * read at this moment (invariant 4). A tool that is an agent of ours learns only about tokens for targets that it
+ * serves (relationship `serves`); for the rest it gets the answer that an unknown token gets.
+ */
+export async function introspect(deps: IntrospectDeps, principal: Principal, token: string): Promise<object> {
+  if (token.length > 8192) return inactive;
+  const claims = await deps.keys.verify(principal.tenantId, token, ACCESS_TOKEN_TYP);
+  if (claims === undefined || claims["iss"] !== deps.issuerUrl(principal.tenantName)) return inactive;
+  const id = claims["jti"];
+  if (typeof id !== "string" || !isId("credential", id)) return inactive;
+  const { facts } = await deps.sql(principal.tenantId, { id, caller: principal.agentId ?? null });
+  if (facts === null || !facts.active) return inactive;
+  if (principal.agentId !== undefined && !facts.caller_serves) return inactive;
+  return { active: true, token_type: "Bearer", ...Object.fromEntries(shown.filter((name) => name in claims).map((name) => [name, claims[name]])) };
+}

@@ -1,0 +1,316 @@
+import type { Db } from "../db/database.ts";
+import type { Principal } from "../identity/principal.ts";
+import type { AnyIssuer } from "../issuers/registry.ts";
+import { selfContainedIssuer } from "../issuers/registry.ts";
+import type { SigningKeys } from "../keys/signing-keys.ts";
+import { MayflyError } from "../lib/errors.ts";
+import { type Id, newId } from "../lib/ids.ts";
+import type { Log } from "../lib/log.ts";
+import type { Sealer } from "../lib/seal.ts";
+import { Secret } from "../lib/secret.ts";
+import type { Policies } from "../policy/policies.ts";
+import type { PolicyDecision } from "../policy/request.ts";
+import type { WakeUps } from "../queue/queue.ts";
+import type { TargetClients } from "../targets/target-clients.ts";
+import { type CheckedMint, checkRecords, denied, highestDataClass, type Lifetime, lifetime, type TtlLimits } from "./check-records.ts";
+import { decideMint } from "./decide-mint.ts";
+import type { MintFacts, MintRequest } from "./mint-facts.ts";
+import { takeBack } from "./take-back.ts";
+
+/** What a mint needs. */
+export interface MintDeps {
+  readonly db: Db;
+  readonly policies: Policies;
+  readonly targets: TargetClients;
+  readonly keys: SigningKeys;
+  readonly handles: Sealer;
+  readonly wakeUps: WakeUps;
+  readonly limits: TtlLimits & { readonly mintTimeoutSeconds: number };
+  /** The tenant's issuer string, `iss` of every token. */
+  readonly issuerUrl: (tenantName: string) => string;
+  readonly log: Log;
+  readonly sql: MintSql;
+}
+
+/** The batched statements of a mint (migrations/0004). */
+export interface MintSql {
+  load(tenantId: string, item: object): Promise<{ readonly facts: MintFacts }>;
+  commit(tenantId: string, item: object): Promise<{ readonly outcome: "committed" | "changed" | "blocked" }>;
+  activate(tenantId: string, item: object): Promise<{ readonly outcome: "active" | "gone" }>;
+  deny(tenantId: string, item: object): Promise<unknown>;
+}
+
+export function mintSql(db: Db): MintSql {
+  return {
+    load: db.batched("mint_load"),
+    commit: db.batched("mint_commit"),
+    activate: db.batched("mint_activate"),
+    deny: db.batched("record_denial"),
+  };
+}
+
+/** What the caller is told about a credential that was just minted; `secret` is in this answer and nowhere else. */
+export interface Minted {
+  readonly id: Id<"credential">;
+  readonly checked: CheckedMint;
+  readonly decision: PolicyDecision;
+  readonly decisionId: Id<"decision">;
+  readonly lifetime: Lifetime;
+  readonly issuer: string;
+  readonly revocability: "immediate" | "expiry";
+  /** Seconds after a revoke within which someone who does not ask us may still believe it. */
+  readonly effectiveBoundSeconds: number;
+  readonly secret: Readonly<Record<string, Secret | string | number>>;
+}
+
+/** Everything that the commit writes, decided but not yet true. */
+export interface Plan {
+  readonly id: Id<"credential">;
+  readonly decisionId: Id<"decision">;
+  readonly checked: CheckedMint;
+  readonly decision: PolicyDecision;
+  readonly lifetime: Lifetime;
+}
+
+/** `credentialId`: the id that an Idempotency-Key already stands for; a new one when absent. */
+export interface MintContext {
+  readonly requestId: string;
+  readonly credentialId?: Id<"credential"> | undefined;
+}
+
+/** Records that changed between the read and the commit are read again; more often than this means a storm. */
+const MAX_ROUNDS = 3;
+
+/**
+ * Mints one credential for one task, or throws: `denied` with every reason, `not_found`, `target_*` when the far side
+ * would not. The order is the product (design §4): read, check the records, decide, commit the intent, touch the far
+ * side outside any transaction, activate, answer once. Whatever fails after the intent leaves a row that the worker
+ * finishes; a secret leaves only with an active row behind it (invariants 1, 3, 8).
+ */
+export async function mint(
+  deps: MintDeps,
+  principal: Principal & { readonly agentId: Id<"agent"> },
+  request: MintRequest,
+  context: MintContext,
+): Promise<Minted> {
+  for (let round = 1; round <= MAX_ROUNDS; round += 1) {
+    const { facts } = await deps.sql.load(principal.tenantId, { agent_id: principal.agentId, ...request });
+    const checked = checkRecords(facts, request);
+    const judged = await decideMint(deps, principal, checked, request);
+    if (judged.decision.outcome !== "allow") throw new PolicyRefusal(judged.decision);
+    const plan: Plan = { id: context.credentialId ?? newId("credential"), decisionId: newId("decision"), checked, ...judged };
+    const minted = selfContainedIssuer(checked.target.issuer)
+      ? await mintToken(deps, principal, request, plan, context)
+      : await mintDownstream(deps, principal, request, plan, context);
+    if (minted !== undefined) {
+      deps.wakeUps.at(new Date(plan.lifetime.expiresMs));
+      return minted;
+    }
+  }
+  throw new MayflyError("unavailable", "the records changed again and again while the credential was being minted", {
+    retryAfterSeconds: 1,
+  });
+}
+
+/** A JWT is signed first and leaves only after the commit: two round trips in all. Undefined when a record changed. */
+async function mintToken(
+  deps: MintDeps,
+  principal: Principal & { readonly agentId: Id<"agent"> },
+  request: MintRequest,
+  plan: Plan,
+  context: MintContext,
+): Promise<Minted | undefined> {
+  const { checked, lifetime: life } = plan;
+  const issuer = selfContainedIssuer(checked.target.issuer);
+  if (issuer === undefined) throw new MayflyError("internal", "the issuer is not self-contained");
+  const { config } = await deps.targets.config(principal.tenantId, checked.target.id, checked.target.version);
+  const { typ, claims } = issuer.token(config, {
+    taskId: checked.task.id,
+    purpose: checked.purpose.name,
+    environment: checked.grants[0]?.action.resource.environment ?? "",
+    dataClass: highestDataClass(checked.grants),
+    actions: [...new Set(checked.grants.map((grant) => grant.action.operation))],
+    resources: [...new Set(checked.grants.map((grant) => grant.action.resource.name))],
+    access: checked.grants.map((grant) => grant.access),
+  });
+  const signer = await deps.keys.signer(principal.tenantId);
+  const token = await signer.sign(typ, {
+    iss: deps.issuerUrl(principal.tenantName),
+    sub: checked.agent.id,
+    client_id: checked.agent.id,
+    iat: Math.floor(checked.nowMs / 1000),
+    exp: life.expiresMs / 1000,
+    jti: plan.id,
+    txn: plan.decisionId,
+    ...claims,
+  });
+  const { outcome } = await deps.sql.commit(principal.tenantId, {
+    ...intent(deps, principal, request, plan, context),
+    self_contained: true,
+    revocability: issuer.revocability,
+  });
+  if (outcome === "blocked") throw blocked();
+  if (outcome === "changed") return undefined;
+  return answer(plan, issuer.revocability, life.ttlSeconds, {
+    access_token: new Secret(token),
+    token_type: "Bearer",
+    expires_in: life.ttlSeconds,
+  });
+}
+
+/** Intent, effect, activation. Undefined when a record changed before the intent. */
+async function mintDownstream(
+  deps: MintDeps,
+  principal: Principal & { readonly agentId: Id<"agent"> },
+  request: MintRequest,
+  plan: Plan,
+  context: MintContext,
+): Promise<Minted | undefined> {
+  const { checked } = plan;
+  const { id: targetId, version } = checked.target;
+  const { issuer, client, config } = await deps.targets.connect(principal.tenantId, targetId, version);
+  const { downstreamName, handle } = issuer.name(plan.id, config);
+  const { outcome } = await deps.sql.commit(principal.tenantId, {
+    ...intent(deps, principal, request, plan, context),
+    self_contained: false,
+    revocability: issuer.revocability,
+    downstream_name: downstreamName,
+    handle_sealed: deps.handles.seal(JSON.stringify(handle), plan.id).toString("base64"),
+  });
+  if (outcome === "blocked") throw blocked();
+  if (outcome === "changed") return undefined;
+
+  try {
+    const issued = await issue(deps, issuer, client, plan, downstreamName, handle);
+    const activated = await deps.sql.activate(principal.tenantId, {
+      id: plan.id,
+      ...(issued.expiresAt === undefined ? {} : { expires_ms: issued.expiresAt.getTime() }),
+    });
+    // Ended, revoked or swept meanwhile: the row knows, the worker takes it back, and no secret leaves.
+    if (activated.outcome !== "active")
+      throw denied([{ code: "taken_back", detail: "the credential was taken back while it was being made" }]);
+    const bound = issuer.revocability === "expiry" ? plan.lifetime.ttlSeconds : issuer.effectiveBoundSeconds;
+    return answer(plan, issuer.revocability, bound, issued.secret);
+  } catch (error) {
+    await abandon(deps, principal, plan.id, context);
+    throw error;
+  }
+}
+
+function issue(
+  deps: MintDeps,
+  issuer: AnyIssuer,
+  client: AsyncDisposable,
+  plan: Plan,
+  downstreamName: string,
+  handle: unknown,
+): ReturnType<AnyIssuer["issue"]> {
+  // The far side refuses to create it after this; a fifth is left for the way back and the activation.
+  const createWithinMs = deps.limits.mintTimeoutSeconds * 800;
+  return issuer.issue(client, {
+    credentialId: plan.id,
+    downstreamName,
+    handle,
+    access: plan.checked.grants.map((grant) => grant.access),
+    expiresAt: new Date(plan.lifetime.expiresMs),
+    createWithinMs,
+    signal: AbortSignal.timeout(createWithinMs),
+  });
+}
+
+/** Tells the worker at once. If even this fails, the sweep finds the row when its time to be created has passed. */
+async function abandon(
+  deps: MintDeps,
+  principal: Principal,
+  id: Id<"credential">,
+  context: MintContext,
+): Promise<void> {
+  try {
+    const acting = { tenantId: principal.tenantId, actor: principal.subject, requestId: context.requestId };
+    await deps.db.withTenant(acting, (tx) =>
+      takeBack(tx, (query) => query.where("id", "=", id), { ...acting, by: principal.subject, reason: "mint_failed" }),
+    );
+    deps.wakeUps.now();
+  } catch (error) {
+    deps.log.warn({ err: error, credential: id }, "a failed mint is left to the sweep");
+  }
+}
+
+/** The members that both kinds of mint write with the intent. */
+function intent(
+  deps: MintDeps,
+  principal: Principal,
+  request: MintRequest,
+  plan: Plan,
+  context: MintContext,
+): object {
+  const { checked, decision, lifetime: life } = plan;
+  return {
+    id: plan.id,
+    agent_id: checked.agent.id,
+    owner_id: checked.agent.owner_id,
+    identity_id: principal.identityId ?? null,
+    task_id: checked.task.id,
+    purpose_id: checked.purpose.id,
+    target_id: checked.target.id,
+    target_version: checked.target.version,
+    policy_version: checked.policyVersion,
+    issuer: checked.target.issuer,
+    environment: checked.grants[0]?.action.resource.environment,
+    data_class: highestDataClass(checked.grants),
+    binding: principal.binding,
+    actions: [...new Set(checked.grants.map((grant) => grant.action.operation))],
+    resource_ids: [...new Set(checked.grants.map((grant) => grant.action.resource.id))],
+    access: checked.grants.map((grant) => grant.access),
+    requested_ttl_seconds: request.ttl_seconds ?? deps.limits.defaultTtlSeconds,
+    ttl_seconds: life.ttlSeconds,
+    ttl_bound: life.bound,
+    requested_by: principal.subject,
+    request_id: context.requestId,
+    create_within_ms: deps.limits.mintTimeoutSeconds * 1000,
+    expires_ms: life.expiresMs,
+    decision_id: plan.decisionId,
+    determining: decision.determining,
+    reasons: decision.reasons,
+    input: decision.input,
+    input_hash: decision.inputHash,
+  };
+}
+
+function answer(
+  plan: Plan,
+  revocability: Minted["revocability"],
+  effectiveBoundSeconds: number,
+  secret: Minted["secret"],
+): Minted {
+  return {
+    ...plan,
+    issuer: plan.checked.target.issuer,
+    revocability,
+    effectiveBoundSeconds,
+    secret,
+  };
+}
+
+function blocked(): MayflyError {
+  return denied([{ code: "blocked_by_revocation", detail: "a revocation was ordered for this kind of credential and still blocks new ones" }]);
+}
+
+/** Policy's refusal, with the decision as it is recorded, so that it can be replayed against other policies. */
+export class PolicyRefusal extends MayflyError {
+  readonly decision: Readonly<Record<string, unknown>> & { readonly id: Id<"decision"> };
+
+  constructor(decision: PolicyDecision) {
+    const { detail, reasons } = denied(decision.reasons);
+    super("denied", detail, { reasons });
+    this.decision = {
+      id: newId("decision"),
+      outcome: decision.outcome,
+      policy_version: decision.policyVersion,
+      determining: decision.determining,
+      reasons: decision.reasons,
+      input: decision.input,
+      input_hash: decision.inputHash,
+    };
+  }
+}

@@ -1,0 +1,34 @@
+import { join } from "node:path";
+import { startEmbeddedPostgres } from "./embedded.ts";
+import { assertMigrated, migrate } from "./migrate.ts";
+import { provisionDatabase } from "./provision.ts";
+
+/** The name of the database in the embedded server. */
+const DATABASE = "mayfly";
+
+/** A database that is up, migrated and ready for the runtime role. */
+export interface Stack extends AsyncDisposable {
+  /** For the runtime role. */
+  readonly runtimeUrl: string;
+  /** The embedded server's superuser, for the demo and the benchmarks, which need targets to mint for. */
+  readonly superuserUrl: string | undefined;
+}
+
+/** Production: the database is somebody else's; it must have been migrated by `mayfly migrate`. */
+export async function openStack(runtimeUrl: string): Promise<Stack> {
+  await assertMigrated(runtimeUrl);
+  return { runtimeUrl, superuserUrl: undefined, async [Symbol.asyncDispose]() {} };
+}
+
+/** Nothing configured: a PostgreSQL of our own under `dataDir`, shared by every process that names it; migrated here. */
+export async function openEmbeddedStack(dataDir: string): Promise<Stack> {
+  const server = await startEmbeddedPostgres({ directory: join(dataDir, "postgres") });
+  try {
+    const { ownerUrl, runtimeUrl } = await provisionDatabase(server.superuserUrl, DATABASE);
+    await migrate(ownerUrl);
+    return { runtimeUrl, superuserUrl: server.superuserUrl, [Symbol.asyncDispose]: () => server.stop() };
+  } catch (error) {
+    await server.stop();
+    throw error;
+  }
+}

@@ -1,0 +1,6 @@
+/** What leaves: header names in lower case, the body ready. An empty body sends none. */
+export interface Answer {
+  readonly status: number;
+  readonly headers: Readonly<Record<string, string>>;
+  readonly body: string | Uint8Array;
+}

@@ -1,0 +1,212 @@
+import type { IncomingMessage } from "node:http";
+import { performance } from "node:perf_hooks";
+import type { Request, RequestHandler, Response } from "express";
+import type { Principal } from "../identity/principal.ts";
+import { invalid, MayflyError } from "../lib/errors.ts";
+import type { Log } from "../lib/log.ts";
+import type { Answer } from "./answer.ts";
+import { requestIdOf, securityHeaders } from "./headers.ts";
+import type { HttpMetrics } from "./metrics.ts";
+import { type DescribeError, problemAnswer, toMayflyError } from "./problem.ts";
+
+/** One request from its arrival to its last byte. */
+export interface Exchange {
+  readonly req: Request;
+  readonly res: Response;
+  readonly requestId: string;
+  /** The route pattern, never the path: it is a log field and a metric label. */
+  readonly route: string;
+  /** Aborts when the caller hangs up, the time limit passes or the server stops waiting. */
+  readonly signal: AbortSignal;
+  /** For the log line. Set as soon as the caller is known. */
+  principal: Principal | undefined;
+  /** For the log line. */
+  error: MayflyError | undefined;
+}
+
+/** Produces the answer of one exchange. What it throws becomes a 500, except {@link clientGone}. */
+export type Run = (exchange: Exchange) => Promise<Answer>;
+
+/** Thrown when there is nobody left to answer. */
+export const clientGone = new Error("the caller hung up");
+
+// A client that is told "no" early is still sending. Reading on for a while lets it see the answer instead of a
+// reset; without an end it would be a way to keep us reading.
+const DISCARD_AT_MOST = 1024 * 1024;
+
+interface ExchangesDeps {
+  readonly log: Log;
+  readonly metrics: HttpMetrics | undefined;
+  readonly handlerTimeoutMs: number;
+}
+
+interface ServeOptions {
+  readonly describe?: DescribeError;
+  /** Log at `debug`: a probe every few seconds is not news. */
+  readonly quiet?: boolean;
+}
+
+interface OpenExchange extends Exchange {
+  readonly abort: (reason: string) => void;
+  silence(): void;
+}
+
+/** What turns {@link Run}s into express handlers, and knows every exchange that is open. */
+export interface Exchanges {
+  /**
+   * An express handler that answers with what `run` gives, within the time limit (503 and an aborted signal
+   * after it), writes one log line and one metric, and answers 503 while the server drains.
+   */
+  serve(route: string, run: Run, options?: ServeOptions): RequestHandler;
+  /** Makes every later request a 503 and every answer the last one of its connection. */
+  drain(): void;
+  /** Resolves when no exchange is open: answers written, handlers ended, also those nobody waits for any more. */
+  idle(): Promise<void>;
+  abortAll(reason: string): void;
+  /** Whether HTTP itself may answer on this connection; silences the exchange that is half received there. */
+  yieldSocket(socket: unknown): boolean;
+}
+
+export function createExchanges(deps: ExchangesDeps): Exchanges {
+  const open = new Set<OpenExchange>();
+  const waiters: (() => void)[] = [];
+  let draining = false;
+
+  function serve(route: string, run: Run, options: ServeOptions = {}): RequestHandler {
+    const describe = options.describe ?? problemAnswer;
+    return (req, res) => {
+      const startedAt = performance.now();
+      const controller = new AbortController();
+      let answered = false;
+      const exchange: OpenExchange = {
+        req,
+        res,
+        requestId: requestIdOf(req),
+        route,
+        signal: controller.signal,
+        principal: undefined,
+        error: undefined,
+        abort: (reason) => controller.abort(new Error(reason)),
+        silence: () => {
+          answered = true;
+        },
+      };
+      const answer = (given: Answer) => {
+        if (answered) return;
+        answered = true;
+        write(exchange, given, draining);
+      };
+      const fail = (error: MayflyError) => {
+        exchange.error = error;
+        answer(describe(error, exchange.requestId));
+      };
+      const deadline = setTimeout(() => {
+        fail(new MayflyError("unavailable", "the request took too long", { retryAfterSeconds: 1 }));
+        exchange.abort("the time limit passed");
+      }, deps.handlerTimeoutMs);
+
+      let parts = 2;
+      const release = () => {
+        parts -= 1;
+        if (parts > 0) return;
+        open.delete(exchange);
+        if (open.size === 0) for (const wake of waiters.splice(0)) wake();
+      };
+      open.add(exchange);
+      res.once("close", () => {
+        clearTimeout(deadline);
+        if (!res.writableFinished) exchange.abort("the caller hung up");
+        record(exchange, (performance.now() - startedAt) / 1000, options.quiet === true);
+        release();
+      });
+      const refusal = draining
+        ? new MayflyError("unavailable", "this server is stopping", { retryAfterSeconds: 1 })
+        : hostRefusal(req);
+      if (refusal !== undefined) {
+        fail(refusal);
+        release();
+        return;
+      }
+      run(exchange)
+        .then(answer, (error: unknown) => {
+          if (error !== clientGone) fail(toMayflyError(error));
+        })
+        .finally(release);
+    };
+  }
+
+  function record(exchange: Exchange, seconds: number, quiet: boolean): void {
+    const { req, res, route, principal, error } = exchange;
+    const finished = res.writableFinished;
+    // 499 is what access logs call "the caller left first"; it never goes over the wire.
+    const status = finished ? res.statusCode : 499;
+    deps.metrics?.observe(route, req.method, status, seconds);
+    const level = finished && status >= 500 ? "error" : quiet ? "debug" : "info";
+    deps.log[level](
+      {
+        requestId: exchange.requestId,
+        method: req.method,
+        route,
+        status,
+        ms: Math.round(seconds * 1e5) / 100,
+        tenant: principal?.tenantId,
+        subject: principal?.subject,
+        code: error?.code,
+        ...(level === "error" && error !== undefined ? { err: error } : {}),
+      },
+      "request",
+    );
+  }
+
+  return {
+    serve,
+    drain() {
+      draining = true;
+    },
+    idle() {
+      if (open.size === 0) return Promise.resolve();
+      return new Promise((resolve) => waiters.push(resolve));
+    },
+    abortAll(reason) {
+      for (const exchange of open) exchange.abort(reason);
+    },
+    yieldSocket(socket) {
+      const here = [...open].filter((exchange) => exchange.req.socket === socket);
+      const [only] = here;
+      if (only === undefined) return true;
+      // An answer written past a running handler would be read as that handler's: it may well succeed.
+      if (here.length > 1 || only.req.complete || only.res.headersSent) return false;
+      only.silence();
+      return true;
+    },
+  };
+}
+
+function write({ req, res, requestId }: Exchange, answer: Answer, last: boolean): void {
+  if (res.destroyed || res.headersSent) return;
+  if (!req.complete) discard(req);
+  const headers: Record<string, string | number> = {
+    ...securityHeaders,
+    ...answer.headers,
+    "x-request-id": requestId,
+  };
+  if (last) headers["connection"] = "close";
+  if (answer.status !== 204 && answer.status !== 304) headers["content-length"] = Buffer.byteLength(answer.body);
+  res.writeHead(answer.status, headers);
+  res.end(answer.body);
+}
+
+// RFC 9112 §3.2. Node would refuse it too, with an answer that has none of our headers.
+function hostRefusal(req: IncomingMessage): MayflyError | undefined {
+  if (req.headers.host !== undefined || req.httpVersion === "1.0") return undefined;
+  return invalid("#/header/host", "is missing");
+}
+
+function discard(req: IncomingMessage): void {
+  let discarded = 0;
+  req.on("data", (chunk: Buffer) => {
+    discarded += chunk.length;
+    if (discarded > DISCARD_AT_MOST) req.socket.destroy();
+  });
+  req.resume();
+}

@@ -1,0 +1,22 @@
+import { z } from "zod";
+import { type Id, type IdKind, idPattern } from "../lib/ids.ts";
+
+/** An id of one kind, as a schema: OpenAPI shows its pattern. */
+export function idSchema<Kind extends IdKind>(kind: Kind): z.ZodType<Id<Kind>> {
+  return z.string().regex(idPattern(kind)) as unknown as z.ZodType<Id<Kind>>;
+}
+
+/** A moment as RFC 3339 text, in UTC. */
+export const moment = z.iso.datetime({ offset: true });
+
+/** A machine name: lower-case, compared byte by byte (reliability E2). */
+export const machineName = z.string().regex(/^[a-z0-9][a-z0-9_-]{0,62}$/);
+
+/** Text for people: bounded, no control characters. It never grants anything (invariant 12). */
+export function prose(max: number): z.ZodType<string> {
+  return z
+    .string()
+    .min(1)
+    .max(max)
+    .regex(/^[^\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f]*$/u, "holds a control character");
+}

@@ -1,0 +1,141 @@
+import { z } from "zod";
+import { claimConditionSchema, identifyingConditionsSchema, isClaimName } from "./claim-conditions.ts";
+import { parseFetchUrl } from "./fetch-url.ts";
+import { MAX_KEYS } from "./key-set.ts";
+import { judgeJwk, type KeyUse, type SignatureAlgorithm, signatureAlgorithms } from "./public-jwk.ts";
+import { isTrustDomainIssuer } from "./spiffe-id.ts";
+
+/** The longest a token may live or be old anywhere in Mayfly, in seconds. */
+export const MAX_TOKEN_AGE_SECONDS = 86_400;
+
+/** JWT-SVID §3.1: RS, ES and PS of 256, 384 and 512. No EdDSA. */
+const spiffeAlgorithms = signatureAlgorithms.filter((name) => /^(RS|ES|PS)/.test(name));
+
+const oidcDefaults: SignatureAlgorithm[] = ["ES256", "Ed25519", "EdDSA", "RS256", "PS256"];
+const spiffeDefaults: SignatureAlgorithm[] = ["ES256", "ES384", "RS256", "PS256"];
+
+// A schema cannot know whether the operator allows loopback http, so it lets the spelling pass; the fetch refuses it.
+const fetchUrl = z.string().superRefine((text, context) => {
+  const url = parseFetchUrl(text, { allowLoopbackHttp: true });
+  if (typeof url === "string") context.addIssue({ code: "custom", message: url });
+});
+
+/** An issuer that can be looked up: compared byte for byte, so only the spelling that URL parsers agree on is taken. */
+const issuerUrl = fetchUrl.max(512).refine((text) => {
+  if (text.includes("?") || !URL.canParse(text)) return false;
+  const { href } = new URL(text);
+  return text === href || `${text}/` === href;
+}, "an issuer is a URL in its normal spelling without query and fragment");
+
+/** An issuer whose keys are found elsewhere: any name that its tokens carry in `iss`, except a SPIFFE one. */
+const issuerName = z
+  .string()
+  .max(512)
+  .regex(/^[\x21-\x7e]+$/, "an issuer is printable ASCII without spaces")
+  .refine((text) => !/^spiffe:/i.test(text), "a SPIFFE trust domain is a trust source of kind spiffe");
+
+const trustDomain = z
+  .string()
+  .refine(isTrustDomainIssuer, "the issuer of kind spiffe is spiffe://<trust domain>, lower-case");
+
+/** Roles that a claim mapping can give. `agent` is not one: agents come from identities, one by one. */
+const mappableRoles = ["orchestrator", "approver", "auditor", "admin", "operator"] as const;
+
+const roleMapping = z.strictObject({
+  when: identifyingConditionsSchema,
+  roles: z.array(z.enum(mappableRoles)).min(1).max(mappableRoles.length),
+});
+
+/** What every kind of trust source says about its tokens. */
+function common(defaults: { readonly singleUse: boolean }) {
+  return {
+    max_token_age_seconds: z.int().min(1).max(MAX_TOKEN_AGE_SECONDS).default(3600),
+    required_claims: z.array(z.string().max(256).refine(isClaimName, "not a claim name")).max(20).default([]),
+    /** Whether `jti` is required and may be used once. */
+    single_use: z.boolean().default(defaults.singleUse),
+    /** What every token of this source must meet besides. */
+    conditions: z.array(claimConditionSchema).max(20).default([]),
+    role_mappings: z.array(roleMapping).max(50).default([]),
+    /** How its tokens are bound to their holder (`cnf`, RFC 7800). */
+    binding: z.enum(["bearer", "dpop", "mtls"]).default("bearer"),
+  };
+}
+
+/** How long keys that cannot be read again are still believed. */
+const keyLife = { keys_max_age_seconds: z.int().min(300).max(604_800).default(86_400) };
+
+function algorithms(allowed: readonly SignatureAlgorithm[], defaults: SignatureAlgorithm[]) {
+  return z.array(z.enum(allowed)).min(1).max(allowed.length).default(defaults);
+}
+
+/** A JWK Set stored with the source: every key must be one that we would use, so that a mistake shows at once. */
+function pinnedKeys(use: KeyUse) {
+  const jwks = z.looseObject({
+    keys: z
+      .array(z.looseObject({ kty: z.string() }))
+      .min(1)
+      .max(MAX_KEYS),
+  });
+  return jwks.superRefine(({ keys }, context) => {
+    let usable = 0;
+    for (const [index, key] of keys.entries()) {
+      const verdict = judgeJwk(key, use);
+      if (verdict.kind === "usable") usable += 1;
+      // A SPIFFE bundle rightly holds X.509 authorities too; anything else in a pinned set is a mistake.
+      else if (verdict.kind === "refused" || use === "sig") {
+        context.addIssue({ code: "custom", path: ["keys", index], message: `this key cannot be used: ${verdict.why}` });
+      }
+    }
+    if (usable === 0) context.addIssue({ code: "custom", path: ["keys"], message: "no key of this set can be used" });
+  });
+}
+
+const oidc = z.strictObject({
+  kind: z.literal("oidc"),
+  /** Its discovery document is at `<issuer>/.well-known/openid-configuration`. */
+  issuer: issuerUrl,
+  algorithms: algorithms(signatureAlgorithms, oidcDefaults),
+  ...keyLife,
+  ...common({ singleUse: false }),
+});
+
+const jwksUri = z.strictObject({
+  kind: z.literal("jwks_uri"),
+  issuer: issuerName,
+  jwks_uri: fetchUrl,
+  algorithms: algorithms(signatureAlgorithms, oidcDefaults),
+  ...keyLife,
+  ...common({ singleUse: false }),
+});
+
+const keySet = z.strictObject({
+  kind: z.literal("key_set"),
+  issuer: issuerName,
+  jwks: pinnedKeys("sig"),
+  algorithms: algorithms(signatureAlgorithms, oidcDefaults),
+  ...common({ singleUse: true }),
+});
+
+const spiffe = z
+  .strictObject({
+    kind: z.literal("spiffe"),
+    issuer: trustDomain,
+    /** The bundle itself, or where it is published (profile `https_web`). Exactly one; never derived from the issuer. */
+    bundle: pinnedKeys("jwt-svid").optional(),
+    bundle_url: fetchUrl.optional(),
+    algorithms: algorithms(spiffeAlgorithms, spiffeDefaults),
+    ...keyLife,
+    ...common({ singleUse: false }),
+  })
+  .refine(({ bundle, bundle_url: url }) => (bundle === undefined) !== (url === undefined), {
+    path: ["bundle_url"],
+    message: "give either bundle or bundle_url",
+  });
+
+/**
+ * Where proof of identity comes from, as an admin writes it and as it is stored (snake_case, defaults filled in).
+ * Unknown members are refused: a misspelt restriction must not be silently absent. What it cannot know the caller
+ * checks: that `operator` is mapped in the system tenant alone, and that the issuer is not one of Mayfly's own.
+ */
+export const trustSourceSchema = z.discriminatedUnion("kind", [oidc, jwksUri, keySet, spiffe]);
+export type TrustSource = z.output<typeof trustSourceSchema>;

@@ -1,0 +1,55 @@
+import { z } from "zod";
+import type { SelfContainedIssuer } from "./issuer.ts";
+
+const config = z.strictObject({
+  /** The one audience of the tokens: the identifier of the API (RFC 8707: absolute, no fragment), compared byte for byte. */
+  audience: z
+    .url()
+    .max(512)
+    .refine((text) => !text.includes("#"), "an audience has no fragment"),
+});
+
+/** Scopes are optional: what a token may do is in `authorization_details`. */
+const access = z.strictObject({ scope: z.array(z.string().regex(/^[\x21\x23-\x5b\x5d-\x7e]{1,64}$/)).max(20).optional() });
+
+/** The `authorization_details` type of a task (RFC 9396 §2: a URI that we own). */
+export const TASK_DETAILS = "https://mayfly.dev/rar/task/v1";
+
+/** The JOSE header `typ` of the tokens that we mint (RFC 9068 §2.1). */
+export const ACCESS_TOKEN_TYP = "at+jwt";
+
+/**
+ * JWT access tokens in the shape of RFC 9068 with `authorization_details` (RFC 9396): one audience, the agent as
+ * subject and client, the task, actions and resources as data. Taken back by introspection from the commit of the
+ * revoke; an API that only verifies offline believes the token until its `exp`, and the API says so.
+ */
+export const jwt: SelfContainedIssuer<"jwt", z.infer<typeof config>, z.infer<typeof access>> = {
+  kind: "jwt",
+  config,
+  access,
+  secretConfig: [],
+  identityConfig: ["audience"],
+  ttlSeconds: { min: 1, max: 3600 },
+  revocability: "immediate",
+  token({ audience }, grant) {
+    const scope = [...new Set(grant.access.flatMap((one) => one.scope ?? []))].join(" ");
+    return {
+      typ: ACCESS_TOKEN_TYP,
+      claims: {
+        aud: audience,
+        ...(scope === "" ? {} : { scope }),
+        authorization_details: [
+          {
+            type: TASK_DETAILS,
+            task_id: grant.taskId,
+            locations: [audience],
+            actions: grant.actions,
+            resources: grant.resources,
+            constraints: { environment: grant.environment, data_class_max: grant.dataClass },
+            purpose: grant.purpose,
+          },
+        ],
+      },
+    };
+  },
+};

@@ -1,0 +1,206 @@
+import { setTimeout as sleep } from "node:timers/promises";
+import pg from "pg";
+import { MayflyError } from "../lib/errors.ts";
+import { type Connection, hasSqlState } from "./postgres-client.ts";
+
+/*
+ * How a role dies, and why each step proves what it claims (measured on PostgreSQL 15 to 18; InitPostgres in
+ * src/backend/utils/init/postinit.c has the order of events):
+ *
+ * 1. NOLOGIN, committed. It refuses new log-ins and does nothing to open sessions (reliability C3). A log-in that
+ *    read pg_authid just before still becomes a session (C5), and not always soon: with post_auth_delay in its
+ *    start-up options an agent stays out of pg_stat_activity for as long as it likes, up to 35 minutes.
+ * 2. Terminate until none is left. A log-in runs in one transaction from before it authenticates until after it
+ *    shows in pg_stat_activity, and reads pg_authid afresh once the password is proven. So whoever can have seen
+ *    LOGIN is, once the NOLOGIN was answered, either a visible session or the holder of a virtual transaction id in
+ *    pg_locks. Waiting for those few, and reading the sessions after, is a proof; two empty reads 250 ms apart are
+ *    slower and, against post_auth_delay, none.
+ * 3. Only then DROP: a session that outlives its role has no user name and, if it has run SET ROLE, still reads as
+ *    that group (C4). Look once more by the role's oid, which stays on such a session.
+ *
+ * No advisory lock is taken: anyone who can connect could hold it and so keep a credential alive. Two revokes of one
+ * role collide on catalog rows instead (C2): the loser reads what is there now and goes on from that.
+ */
+
+/** After this, a log-in that has not locked its database yet is one that waits for its client's password proof. */
+const LOGIN_GRACE_MS = 250;
+const SESSIONS_END_WITHIN_MS = 5_000;
+const MAX_ROUNDS = 12;
+
+/**
+ * Takes a role's access away and drops it; says what it proved by returning. Succeeds when there is no such role, and
+ * then has also waited for a create that is still on its way to commit. `residue` when the role had to stay: it
+ * cannot log in, has no password and no memberships.
+ */
+export async function revokeRole(
+  connection: Connection,
+  role: string,
+  signal: AbortSignal,
+): Promise<{ readonly residue?: string }> {
+  for (let round = 1; ; round += 1) {
+    try {
+      const [found] = await connection.read<{ oid: number; rolcanlogin: boolean }>(
+        "select oid, rolcanlogin from pg_roles where rolname = $1",
+        [role],
+      );
+      if (found === undefined) {
+        await proveAbsent(connection, role);
+        return {};
+      }
+      if (found.rolcanlogin) await refuseLogins(connection, role);
+      await endSessions(connection, found.oid, role, signal);
+      return await drop(connection, found.oid, role, signal);
+    } catch (error) {
+      if (round === MAX_ROUNDS || !isCollision(error)) throw error;
+      await sleep(Math.random() * 5 * round, undefined, { signal });
+    }
+  }
+}
+
+/** Another revoke or a late create got in between: gone (42704), there after all (42710, 23505), changed (XX000), deadlock. */
+function isCollision(error: unknown): boolean {
+  return hasSqlState(error, "42704", "42710", "23505", "XX000", "40001", "40P01");
+}
+
+// Not flushed: whoever logs in from now on sees it, and the DROP that follows is flushed and flushes this with it.
+async function refuseLogins(connection: Connection, role: string): Promise<void> {
+  await connection.run(`do $mayfly$ begin
+    set local synchronous_commit = off;
+    alter role ${pg.escapeIdentifier(role)} nologin;
+  end $mayfly$`);
+}
+
+// A create that has not committed yet is invisible, but the unique index of pg_authid makes a second create of the
+// name wait for it. So: create it, and take that back at once. Either it was there (42710, 23505), or it is not and
+// no transaction that could still bring it is open.
+async function proveAbsent(connection: Connection, role: string): Promise<void> {
+  await connection.run(`do $mayfly$ begin
+    create role ${pg.escapeIdentifier(role)} nologin;
+    raise exception sqlstate 'MF002';
+  exception when sqlstate 'MF002' then null;
+  end $mayfly$`);
+}
+
+interface Login {
+  readonly pid: number;
+  readonly login: string;
+  /** It has locked its database, so its password is proven and its role is known, though not to us. */
+  readonly proven: boolean;
+}
+
+/** Ends the sessions of a role that cannot log in any more; returns when none is left and none can still appear. */
+async function endSessions(connection: Connection, oid: number, role: string, signal: AbortSignal): Promise<void> {
+  const started = performance.now();
+  let unsettled: Set<string> | undefined;
+  for (let pause = 1; ; pause = Math.min(pause * 2, 50)) {
+    // The order matters: first who is logging in, then, in a statement of its own, who is there.
+    const logins = await connection.read<Login>(
+      `select l.pid, l.pid || ' ' || l.virtualtransaction as login,
+         exists (select from pg_locks d where d.virtualtransaction = l.virtualtransaction
+           and d.locktype = 'object' and d.classid = 'pg_database'::regclass) as proven
+       from pg_locks l
+       where l.locktype = 'virtualxid' and l.mode = 'ExclusiveLock' and l.granted and l.pid <> pg_backend_pid()
+         and not exists (select from pg_stat_activity a
+           where a.pid = l.pid and (a.usesysid is not null or a.datid is not null))`,
+    );
+    const sessions = await connection.read(
+      "select pg_terminate_backend(pid) from pg_stat_activity where usesysid = $1 or usename = $2",
+      [oid, role],
+    );
+    // Who starts to log in after the first look reads NOLOGIN; only those seen then are waited for.
+    unsettled ??= new Set(logins.map(({ login }) => login));
+    const elapsed = performance.now() - started;
+    const pending = logins.filter(({ login, proven }) => unsettled?.has(login) && (proven || elapsed < LOGIN_GRACE_MS));
+    if (sessions.length === 0 && pending.length === 0) return;
+    if (elapsed > SESSIONS_END_WITHIN_MS) throw stillThere(sessions.length, pending.length);
+    // Most log-ins are through within the first pause. Those that are not may be hiding.
+    const hiding = pause === 1 ? [] : pending.filter(({ proven }) => proven);
+    if (hiding.length > 0) {
+      for (const login of await endLogins(connection, role, hiding)) unsettled.delete(login);
+    }
+    await sleep(pause, undefined, { signal });
+  }
+}
+
+// A log-in that is not in pg_stat_activity yet does not say whose it is, but a role may end its own and no other: so
+// it is done as the role, and PostgreSQL tells them apart. The membership that this needs is never committed.
+// Returns those that PostgreSQL refused to end, which proves that they are not the role's and need no waiting for.
+async function endLogins(connection: Connection, role: string, logins: readonly Login[]): Promise<string[]> {
+  const name = pg.escapeIdentifier(role);
+  await connection.run(`do $mayfly$ declare login int; others int[] := '{}'; begin
+    begin
+      grant ${name} to current_user;
+      set local role ${name};
+      if not has_function_privilege('pg_terminate_backend(int, bigint)', 'execute') then
+        raise exception 'a refusal would prove nothing' using errcode = 'insufficient_privilege'; end if;
+      foreach login in array array[${logins.map(({ pid }) => pid).join(", ")}] loop
+        begin perform pg_terminate_backend(login);
+        exception when insufficient_privilege then others := others || login; end;
+      end loop;
+      raise exception sqlstate 'MF002';
+    exception when sqlstate 'MF002' then null; end;
+    perform set_config('mayfly.others', array_to_json(others)::text, false);
+  end $mayfly$`);
+  const [answer] = await connection.read<{ others: number[] }>(
+    "select current_setting('mayfly.others')::json as others",
+  );
+  return logins.filter(({ pid }) => answer?.others.includes(pid)).map(({ login }) => login);
+}
+
+async function drop(
+  connection: Connection,
+  oid: number,
+  role: string,
+  signal: AbortSignal,
+): Promise<{ readonly residue?: string }> {
+  try {
+    await connection.run(`drop role ${pg.escapeIdentifier(role)}`);
+  } catch (error) {
+    // 2BP01: it owns something or is named in a grant (C18). 55P03: somebody's open or prepared transaction is about
+    // to name it. Neither is access, and waiting for a person to clean up would leave the credential alive meanwhile.
+    if (!hasSqlState(error, "2BP01", "55P03")) throw error;
+    await strip(connection, oid, role);
+    const why = hasSqlState(error, "2BP01") ? "objects or grants depend on it" : "a transaction holds it";
+    return { residue: `role ${role} stays, without login, password and memberships: ${why}` };
+  }
+  await endGhosts(connection, oid, signal);
+  return {};
+}
+
+/** Leaves a role that cannot be dropped with nothing: no password, no group. */
+async function strip(connection: Connection, oid: number, role: string): Promise<void> {
+  const memberships = `select g.rolname from pg_auth_members m join pg_roles g on g.oid = m.roleid
+    where m.member = $1 order by g.rolname collate "C"`;
+  const groups = await connection.read<{ rolname: string }>(memberships, [oid]);
+  const name = pg.escapeIdentifier(role);
+  const revokes = groups.map((group) => `revoke ${pg.escapeIdentifier(group.rolname)} from ${name};`);
+  await connection.run(`do $mayfly$ begin alter role ${name} password null; ${revokes.join(" ")} end $mayfly$`);
+  const [left] = await connection.read<{ rolname: string }>(memberships, [oid]);
+  if (left === undefined) return;
+  throw new MayflyError(
+    "target_rejected",
+    `role ${role} has a membership that the admin did not grant and cannot revoke`,
+  );
+}
+
+// By the proof above there is nothing to find. If there is, the proof has a hole, so one empty look is not enough.
+async function endGhosts(connection: Connection, oid: number, signal: AbortSignal): Promise<void> {
+  const started = performance.now();
+  let lastSeen: number | undefined;
+  for (;;) {
+    const ghosts = await connection.read(
+      "select pg_terminate_backend(pid) from pg_stat_activity where usesysid = $1 and usename is null",
+      [oid],
+    );
+    const now = performance.now();
+    if (ghosts.length > 0) lastSeen = now;
+    if (lastSeen === undefined || now - lastSeen > LOGIN_GRACE_MS) return;
+    if (now - started > SESSIONS_END_WITHIN_MS) throw stillThere(ghosts.length, 0);
+    await sleep(25, undefined, { signal });
+  }
+}
+
+function stillThere(sessions: number, logins: number): MayflyError {
+  const detail = `${sessions} sessions of the role and ${logins} log-ins on their way have not ended yet`;
+  return new MayflyError("target_unavailable", detail);
+}

@@ -1,0 +1,126 @@
+import { createPrivateKey, createPublicKey, generateKeyPairSync, type KeyObject } from "node:crypto";
+import { calculateJwkThumbprint, CompactSign, compactVerify, decodeProtectedHeader, type JWK } from "jose";
+import type { Db } from "../db/database.ts";
+import type { Sealer } from "../lib/seal.ts";
+
+/** Signs for one tenant with its active key. */
+export interface Signer {
+  readonly kid: string;
+  sign(typ: string, claims: Readonly<Record<string, unknown>>): Promise<string>;
+}
+
+/** The tenant's signing keys: one tenant, one issuer, its own keys, so that a tool of one tenant never trusts another's tokens. */
+export interface SigningKeys {
+  /** The tenant's signer; makes the first key when there is none. */
+  signer(tenantId: string): Promise<Signer>;
+  /** The claims of a token that one of this tenant's keys signed with exactly this `typ`; undefined for everything else. Says nothing about time or revocation. */
+  verify(tenantId: string, token: string, typ: string): Promise<Readonly<Record<string, unknown>> | undefined>;
+  /** The public keys as a JWK set (RFC 7517); never a private member. */
+  jwks(tenantId: string): Promise<{ keys: JWK[] }>;
+}
+
+interface TenantKeys {
+  readonly loadedAt: number;
+  readonly active: { readonly kid: string; readonly key: KeyObject } | undefined;
+  readonly published: ReadonlyMap<string, { readonly key: KeyObject; readonly jwk: JWK }>;
+}
+
+/** Another process may have made or retired a key; a stale view heals itself within this time. */
+const RELOAD_MS = 60_000;
+const ACTOR = "mayfly:keys";
+
+/** Keys live sealed in Postgres; the sealer's key never does. */
+export function createSigningKeys(db: Db, sealer: Sealer): SigningKeys {
+  const cache = new Map<string, Promise<TenantKeys>>();
+
+  const load = async (tenantId: string): Promise<TenantKeys> => {
+    const rows = await db.withTenant({ tenantId, actor: ACTOR }, (tx) =>
+      tx.selectFrom("signing_keys").selectAll().where("state", "!=", "gone").execute(),
+    );
+    const active = rows.find((row) => row.state === "active");
+    return {
+      loadedAt: performance.now(),
+      active:
+        active === undefined
+          ? undefined
+          : { kid: active.kid, key: createPrivateKey(sealer.open(active.private_sealed, sealContext(tenantId, active.kid))) },
+      published: new Map(
+        rows.map((row) => [row.kid, { key: createPublicKey({ key: row.public_jwk, format: "jwk" }), jwk: row.public_jwk }]),
+      ),
+    };
+  };
+  const keysOf = async (tenantId: string): Promise<TenantKeys> => {
+    const cached = cache.get(tenantId);
+    if (cached !== undefined) {
+      const keys = await cached;
+      if (performance.now() - keys.loadedAt < RELOAD_MS) return keys;
+    }
+    const loading = load(tenantId);
+    cache.set(tenantId, loading);
+    loading.catch(() => cache.delete(tenantId));
+    return loading;
+  };
+  const create = async (tenantId: string): Promise<void> => {
+    const { publicKey, privateKey } = generateKeyPairSync("ec", { namedCurve: "P-256" });
+    const bare = publicKey.export({ format: "jwk" }) as JWK;
+    const kid = await calculateJwkThumbprint(bare);
+    const jwk = { ...bare, kid, alg: "ES256", use: "sig" };
+    const sealed = sealer.seal(privateKey.export({ type: "pkcs8", format: "pem" }) as string, sealContext(tenantId, kid));
+    // Two processes may both find no key: the unique index lets one in, and both then read the same.
+    await db.withTenant({ tenantId, actor: ACTOR }, (tx) =>
+      tx
+        .insertInto("signing_keys")
+        .values({
+          tenant_id: tenantId as never,
+          kid,
+          algorithm: "ES256",
+          public_jwk: JSON.stringify(jwk),
+          private_sealed: sealed,
+        })
+        .onConflict((conflict) => conflict.doNothing())
+        .execute(),
+    );
+    cache.delete(tenantId);
+  };
+
+  return {
+    async signer(tenantId) {
+      let keys = await keysOf(tenantId);
+      if (keys.active === undefined) {
+        await create(tenantId);
+        keys = await keysOf(tenantId);
+      }
+      const active = keys.active;
+      if (active === undefined) throw new Error("no signing key could be made");
+      return {
+        kid: active.kid,
+        sign: (typ, claims) =>
+          new CompactSign(Buffer.from(JSON.stringify(claims)))
+            .setProtectedHeader({ alg: "ES256", typ, kid: active.kid })
+            .sign(active.key),
+      };
+    },
+    async verify(tenantId, token, typ) {
+      try {
+        const header = decodeProtectedHeader(token);
+        if (header.typ !== typ || header.alg !== "ES256" || typeof header.kid !== "string") return undefined;
+        const known = (await keysOf(tenantId)).published.get(header.kid);
+        if (known === undefined) return undefined;
+        const { payload } = await compactVerify(token, known.key, { algorithms: ["ES256"] });
+        return JSON.parse(Buffer.from(payload).toString("utf8")) as Record<string, unknown>;
+      } catch (error) {
+        if (error instanceof Error && "code" in error && String(error.code).startsWith("ERR_J")) return undefined;
+        if (error instanceof TypeError || error instanceof SyntaxError) return undefined;
+        throw error;
+      }
+    },
+    async jwks(tenantId) {
+      const { published } = await keysOf(tenantId);
+      return { keys: [...published.values()].map(({ jwk }) => jwk) };
+    },
+  };
+}
+
+function sealContext(tenantId: string, kid: string): string {
+  return `${tenantId}/${kid}`;
+}

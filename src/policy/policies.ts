@@ -1,0 +1,57 @@
+import type { Db } from "../db/database.ts";
+import { MayflyError } from "../lib/errors.ts";
+import type { Id } from "../lib/ids.ts";
+import { type CompiledPolicies, compile } from "./compile.ts";
+import { decide } from "./engine.ts";
+import type { PolicyDecision, PolicyInput } from "./request.ts";
+
+/** The policies of one tenant at one version, ready to judge. */
+export interface TenantPolicies {
+  decide(input: PolicyInput): PolicyDecision;
+}
+
+/** Published policy sets, compiled once per process and version. */
+export interface Policies {
+  /** The set that the caller read to be the active one. Versions are immutable, so a cached one is never stale. */
+  at(tenantId: Id<"tenant">, version: number): Promise<TenantPolicies>;
+}
+
+/** Compiled sets kept per process; the one used longest ago goes first. */
+const KEPT = 200;
+
+export function createPolicies(db: Db): Policies {
+  const compiled = new Map<string, Promise<CompiledPolicies>>();
+
+  const load = async (tenantId: Id<"tenant">, version: number): Promise<CompiledPolicies> => {
+    const row = await db.withTenant({ tenantId, actor: "mayfly:policy" }, (tx) =>
+      tx
+        .selectFrom("policy_sets")
+        .select("text")
+        .where("tenant_id", "=", tenantId)
+        .where("policy_version", "=", version)
+        .executeTakeFirst(),
+    );
+    if (row === undefined) throw new MayflyError("unavailable", "the tenant's policies could not be read");
+    return compile({ tenantId, version, text: row.text });
+  };
+
+  return {
+    async at(tenantId, version) {
+      const key = `${tenantId}/${version}`;
+      const known = compiled.get(key) ?? load(tenantId, version);
+      compiled.delete(key);
+      compiled.set(key, known);
+      for (const oldest of compiled.keys()) {
+        if (compiled.size <= KEPT) break;
+        compiled.delete(oldest);
+      }
+      try {
+        const set = await known;
+        return { decide: (input) => decide(set, input) };
+      } catch (error) {
+        compiled.delete(key);
+        throw error;
+      }
+    },
+  };
+}

@@ -1,0 +1,255 @@
+import { once } from "node:events";
+import { connect } from "node:net";
+import { afterAll, beforeAll, describe, expect, test } from "@jest/globals";
+import type { Issued, IssueRequest } from "../../src/issuers/issuer.ts";
+import { type PostgresAccess, type PostgresHandle, postgres } from "../../src/issuers/postgres.ts";
+import { newId } from "../../src/lib/ids.ts";
+import { failure, never } from "./conformance.ts";
+import { type PostgresTarget, postgresTarget, servers, type TestClient, until } from "./postgres-target.ts";
+
+type Client = Awaited<ReturnType<typeof postgres.connect>>;
+
+describe.each(servers)("revoking on PostgreSQL $name", ({ url }) => {
+  let target: PostgresTarget;
+  let client: Client;
+  beforeAll(async () => {
+    target = await postgresTarget(url);
+    client = await postgres.connect(target.config);
+  });
+  afterAll(async () => {
+    await client[Symbol.asyncDispose]();
+    await target[Symbol.asyncDispose]();
+  });
+
+  const revoke = (handle: PostgresHandle) => postgres.revoke(client, handle, never());
+  const probe = (handle: PostgresHandle) => postgres.probe(client, handle, never());
+
+  async function minted(): Promise<IssueRequest<PostgresAccess, PostgresHandle> & { secret: Issued["secret"] }> {
+    const asked = target.request();
+    return { ...asked, ...(await postgres.issue(client, asked)) };
+  }
+
+  const roleExists = async (role: string): Promise<boolean> =>
+    (await target.sql("select from pg_roles where rolname = $1", [role])).length > 0;
+
+  describe("log-ins in flight", () => {
+    test("a client that never stops logging in has no session when the revoke returns, fifty times over", async () => {
+      let sessions = 0;
+      for (let round = 0; round < 50; round += 1) {
+        const { secret, handle } = await minted();
+        const got: TestClient[] = [];
+        let stop = false;
+        const hammer = async (): Promise<void> => {
+          while (!stop)
+            await target.login(secret).then(
+              (session) => got.push(session),
+              () => (stop = true),
+            );
+        };
+        const hammers = [hammer(), hammer(), hammer()];
+        await until(async () => got.length > round % 4);
+        await revoke(handle);
+        stop = true;
+        await Promise.all(hammers);
+        sessions += got.length;
+        for (const session of got) {
+          expect(await session.alive()).toBe(false);
+          await session[Symbol.asyncDispose]();
+        }
+      }
+      expect(sessions).toBeGreaterThan(50);
+    });
+
+    test("a log-in that hides behind post_auth_delay is ended before the role goes", async () => {
+      const { secret, handle } = await minted();
+      const lurking = target.login(secret, "-c post_auth_delay=60");
+      await until(async () => (await target.hiddenLogins()) > 0);
+      expect(await probe(handle)).toMatchObject({ outcome: "alive" });
+      expect(await revoke(handle)).toEqual({});
+      // The server may still greet it before it hangs up.
+      expect(
+        await lurking.then(
+          (session) => session.alive(),
+          () => false,
+        ),
+      ).toBe(false);
+    });
+
+    test("somebody else's slow log-in is neither ended nor waited for", async () => {
+      const [other, ended] = [await minted(), await minted()];
+      let through = false;
+      const slow = target.login(other.secret, "-c post_auth_delay=4").finally(() => (through = true));
+      await until(async () => (await target.hiddenLogins()) > 0);
+      expect(await revoke(ended.handle)).toEqual({});
+      expect(through).toBe(false);
+      await using session = await slow;
+      expect(await session.query("select 1 as one")).toEqual([{ one: 1 }]);
+      await revoke(other.handle);
+    });
+
+    test("a connection that never proves its password holds nothing up", async () => {
+      const { downstreamName, handle } = await minted();
+      const startup = Buffer.from(`\0\0\0\0\0\x03\0\0user\0${downstreamName}\0database\0${target.config.database}\0\0`);
+      startup.writeInt32BE(startup.length);
+      const stalled = connect(target.config.port, target.config.host);
+      stalled.write(startup);
+      await once(stalled, "data"); // AuthenticationSASL: the server waits for us now
+      expect(await revoke(handle)).toEqual({});
+      expect(stalled.readyState).toBe("open");
+      stalled.destroy();
+    });
+  });
+
+  describe("open sessions", () => {
+    test("one that has become its group with SET ROLE reads nothing any more", async () => {
+      const { secret, handle, downstreamName } = await minted();
+      await target.sql(`grant ${target.group} to ${downstreamName}`);
+      await using session = await target.login(secret);
+      await session.query(`set role ${target.group}`);
+      expect(await revoke(handle)).toEqual({});
+      expect(await session.alive()).toBe(false);
+    });
+
+    test("one in the middle of a statement ends, too", async () => {
+      const { secret, handle } = await minted();
+      await using session = await target.login(secret);
+      const busy = failure(session.query("select pg_sleep(60)"));
+      await until(
+        async () => (await target.sql("select from pg_stat_activity where query ~ '^select pg_sleep'")).length > 0,
+      );
+      expect(await revoke(handle)).toEqual({});
+      expect(await busy).toMatchObject({ code: "57P01" });
+    });
+
+    test("a session of the credential cannot hold up its own end with locks", async () => {
+      const { secret, handle, downstreamName } = await minted();
+      await using session = await target.login(secret);
+      await session.query(`begin; comment on role ${downstreamName} is null`).catch(() => {});
+      await session.query("rollback; begin; select pg_advisory_lock(g) from generate_series(1, 100) g");
+      await session.query("create temp table own (x int)");
+      expect(await revoke(handle)).toEqual({});
+    });
+  });
+
+  describe("beside others", () => {
+    test.each(["commit", "rollback"])("a create that has not committed yet is waited for (%s)", async (ending) => {
+      const { handle, downstreamName } = target.request();
+      await using creator = await target.admin();
+      await creator.query(`begin; create role ${downstreamName} login`);
+      let over = false;
+      const revoked = revoke(handle).finally(() => (over = true));
+      await until(async () => (await lockWaits()) > 0);
+      expect(over).toBe(false);
+      await creator.query(ending);
+      expect(await revoked).toEqual({});
+      expect(await roleExists(downstreamName)).toBe(false);
+    });
+
+    test("a hundred at a time, minted and taken back on one server, never meet each other", async () => {
+      const all = await Promise.all(Array.from({ length: 100 }, minted));
+      await Promise.all(all.map(({ handle }) => revoke(handle)));
+      expect(await postgres.list?.(client, never())).toEqual([]);
+    });
+
+    test("only roles of this deployment are listed, and only names of ours are handles", async () => {
+      const hex = newId("credential").slice(4);
+      const tag = target.config.deployment;
+      const foreign = [
+        `mfy_x${tag.slice(1)}_${hex}`,
+        `mfy_${tag}_${hex}0`,
+        `mfy_${tag}_${hex.slice(1)}`,
+        `jit_${tag}_${hex}`,
+      ];
+      for (const name of foreign) await target.sql(`create role ${name} login`);
+      const { downstreamName, credentialId, handle } = await minted();
+      expect(await postgres.list?.(client, never())).toEqual([{ downstreamName, credentialId, handle }]);
+      await revoke(handle);
+      expect(await Promise.all(foreign.map(roleExists))).toEqual([true, true, true, true]);
+      for (const role of [...foreign.slice(1), "postgres", `${foreign[0]}"; drop role x; --`]) {
+        expect(postgres.handle.safeParse({ role }).success).toBe(false);
+      }
+      for (const name of foreign) await target.sql(`drop role ${name}`);
+    });
+  });
+
+  describe("a role that cannot be dropped", () => {
+    test("because it owns something keeps nothing but its name, and says so", async () => {
+      await target.sql(`grant create on schema public to ${target.group}`);
+      const { secret, handle, downstreamName } = await minted();
+      await using session = await target.login(secret);
+      await session.query("create table mine (x int)");
+      for (let again = 0; again < 2; again += 1) {
+        expect(await revoke(handle)).toEqual({ residue: expect.stringContaining(downstreamName) });
+        expect(await probe(handle)).toMatchObject({ outcome: "dead", by: "pg_catalog" });
+      }
+      expect(await session.alive()).toBe(false);
+      expect(await failure(target.login(secret))).toMatchObject({ code: "28P01" });
+      const [left] = await target.sql(
+        `select rolcanlogin, rolpassword, (select count(*) from pg_auth_members where member = a.oid)::int as groups
+         from pg_authid a where rolname = $1`,
+        [downstreamName],
+      );
+      expect(left).toEqual({ rolcanlogin: false, rolpassword: null, groups: 0 });
+      await target.sql("drop table mine");
+      expect(await revoke(handle)).toEqual({});
+    });
+
+    test("because another transaction is about to name it loses its access at once", async () => {
+      const { handle, downstreamName } = await minted();
+      await using other = await target.superuser();
+      await other.query(`begin; grant select on notes to ${downstreamName}`);
+      expect(await revoke(handle)).toEqual({ residue: expect.stringContaining(downstreamName) });
+      expect(await probe(handle)).toMatchObject({ outcome: "dead" });
+      await other.query("rollback");
+      expect(await revoke(handle)).toEqual({});
+    });
+
+    test("with a membership that the admin may not revoke is not called revoked", async () => {
+      const { handle, downstreamName } = await minted();
+      await target.sql(`create role extra_${downstreamName}`);
+      await target.sql(
+        `grant extra_${downstreamName} to ${downstreamName}; grant select on notes to ${downstreamName}`,
+      );
+      // Before 16 the admin may revoke any membership.
+      if (!target.before16) {
+        expect(await failure(revoke(handle))).toMatchObject({ code: "target_rejected" });
+        expect(await probe(handle)).toMatchObject({ outcome: "alive" });
+      }
+      await target.sql(`revoke select on notes from ${downstreamName}; drop role extra_${downstreamName}`);
+      expect(await revoke(handle)).toEqual({});
+    });
+  });
+
+  test("a role that somebody else made under our name is not touched", async () => {
+    const { handle, downstreamName } = target.request();
+    await target.sql(`create role ${downstreamName} login`);
+    if (!target.before16) {
+      expect(await failure(revoke(handle))).toMatchObject({ code: "target_rejected" });
+      expect(await roleExists(downstreamName)).toBe(true);
+    }
+    await target.sql(`drop role ${downstreamName}`);
+  });
+
+  test("nothing in the database's own schemas is ever run as the admin", async () => {
+    await target.sql(`create table called (by text default current_user);
+      grant insert on called to public;
+      create function pg_terminate_backend(int) returns bool language sql as 'insert into public.called default values returning true';
+      create view pg_roles as select * from pg_catalog.pg_roles where false;
+      grant select on pg_roles to public;
+      alter role ${target.config.user} set search_path = public, pg_catalog`);
+    await using fresh = await postgres.connect(target.config);
+    const asked = target.request();
+    const { secret } = await postgres.issue(fresh, asked);
+    await using session = await target.login(secret);
+    expect(await postgres.revoke(fresh, asked.handle, never())).toEqual({});
+    expect(await session.alive()).toBe(false);
+    expect(await target.sql("select * from called")).toEqual([]);
+    await target.sql(`alter role ${target.config.user} reset search_path;
+      drop function public.pg_terminate_backend(int); drop view public.pg_roles; drop table called`);
+  });
+
+  async function lockWaits(): Promise<number> {
+    const waiting = `select from pg_stat_activity where usename = $1 and wait_event_type = 'Lock'`;
+    return (await target.sql(waiting, [target.config.user])).length;
+  }
+});

@@ -1,0 +1,104 @@
+import { once } from "node:events";
+import { type AddressInfo, connect, createServer, type Socket } from "node:net";
+import { type SecureContextOptions, TLSSocket } from "node:tls";
+
+/** A TCP relay to a PostgreSQL server that can do what networks and middlemen do. */
+export interface Wire extends AsyncDisposable {
+  readonly port: number;
+  /** All that clients have sent so far. */
+  sent(): string;
+  /** Keeps the next message that contains `text` from the server; resolves when it is kept. */
+  hold(text: string): Promise<void>;
+  /** Delivers what was held, even if its sender has gone away; resolves with the server's answer. */
+  release(): Promise<string>;
+  /** Delivers the next message that contains `text`, and cuts the line when the server answers. */
+  loseAnswerTo(text: string): void;
+}
+
+interface WireOptions {
+  /** Announces another process id than the server did, as a pooler does. */
+  readonly spoilPid?: boolean;
+  /** Speaks TLS to clients with this certificate. */
+  readonly tls?: SecureContextOptions;
+}
+
+export async function wire(url: string, { spoilPid = false, tls }: WireOptions = {}): Promise<Wire> {
+  const { hostname, port } = new URL(url);
+  const open = new Set<Socket>();
+  const chunks: Buffer[] = [];
+  let holding: { readonly text: string; readonly kept: () => void } | undefined;
+  let held: { readonly chunk: Buffer; readonly server: Socket } | undefined;
+  let losing: string | undefined;
+
+  const relay = (client: Socket): void => {
+    const server = track(connect(Number(port), hostname));
+    let cut = false;
+    client.on("data", (chunk: Buffer) => {
+      chunks.push(chunk);
+      if (holding !== undefined && chunk.includes(holding.text)) {
+        held = { chunk, server };
+        holding.kept();
+        holding = undefined;
+        return;
+      }
+      if (losing !== undefined && chunk.includes(losing)) {
+        losing = undefined;
+        cut = true;
+      }
+      server.write(chunk);
+    });
+    server.on("data", (chunk: Buffer) => {
+      if (cut) client.destroy();
+      else client.write(spoilPid ? withOtherPid(chunk) : chunk);
+    });
+    client.on("close", () => {
+      if (held?.server !== server) server.destroy();
+    });
+    server.on("close", () => client.destroy());
+  };
+  const track = <S extends Socket>(socket: S): S => {
+    open.add(socket);
+    socket.on("error", () => {});
+    return socket;
+  };
+  const listener = createServer((socket) => {
+    track(socket);
+    if (tls === undefined) relay(socket);
+    else {
+      socket.once("data", () => {
+        socket.write("S");
+        relay(track(new TLSSocket(socket, { isServer: true, ...tls })));
+      });
+    }
+  });
+  await once(listener.listen(0, "127.0.0.1"), "listening");
+
+  return {
+    port: (listener.address() as AddressInfo).port,
+    sent: () => Buffer.concat(chunks).toString("latin1"),
+    hold: (text) => new Promise((kept) => (holding = { text, kept })),
+    async release() {
+      if (held === undefined) throw new Error("nothing is held");
+      const { server, chunk } = held;
+      server.write(chunk);
+      const [answer] = (await once(server, "data")) as [Buffer];
+      server.destroy();
+      held = undefined;
+      return answer.toString("latin1");
+    },
+    loseAnswerTo(text) {
+      losing = text;
+    },
+    async [Symbol.asyncDispose]() {
+      for (const socket of open) socket.destroy();
+      await new Promise((closed) => listener.close(closed));
+    },
+  };
+}
+
+// BackendKeyData: 'K', length 12, process id, key.
+function withOtherPid(chunk: Buffer): Buffer {
+  const at = chunk.indexOf(Buffer.from([0x4b, 0, 0, 0, 12]));
+  if (at >= 0) chunk.writeInt32BE(chunk.readInt32BE(at + 5) + 1, at + 5);
+  return chunk;
+}

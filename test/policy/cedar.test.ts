@@ -1,0 +1,70 @@
+import { expect, test } from "@jest/globals";
+import { CedarFailed, withCedar } from "../../src/policy/cedar.ts";
+import { decide } from "../../src/policy/engine.ts";
+import { validatePolicies } from "../../src/policy/validate.ts";
+import { anInput, compiled } from "./fixtures.ts";
+
+const OPEN = '@id("open") permit (principal, action, resource);';
+const withPolicy = (condition: string): string => `permit (principal, action, resource) when { ${condition} };`;
+const breakCedar = (): void => {
+  const staticPolicies = withPolicy(`${"(".repeat(1_000)}true${")".repeat(1_000)}`);
+  expect(() => withCedar((cedar) => cedar.checkParsePolicySet({ staticPolicies }))).toThrow(CedarFailed);
+};
+
+test("an instance that threw is replaced, and what was preparsed in it is preparsed again", () => {
+  const policies = compiled(OPEN);
+  for (let i = 0; i < 3; i++) {
+    // A TTL of its own each time, so that the answer is not remembered.
+    const capped = compiled(
+      `${OPEN} @id("c") forbid (principal, action, resource) when { context.ttl_seconds > ${i} };`,
+    );
+    expect(decide(policies, anInput()).outcome).toBe("allow");
+    expect(decide(capped, anInput({ ttlSeconds: i })).outcome).toBe("allow");
+    breakCedar();
+    expect(decide(capped, anInput({ ttlSeconds: i + 1 })).outcome).toBe("deny");
+  }
+});
+
+test("publishing a policy that would break Cedar is refused, and breaks nothing", () => {
+  const fine = compiled(`${OPEN} @id("c") forbid (principal, action, resource) when { context.ttl_seconds > 5000 };`);
+  for (const condition of [
+    `${"(".repeat(150)}true${")".repeat(150)}`,
+    `${"[".repeat(150)}1${"]".repeat(150)} == []`,
+    Array(20_000).fill("true").join("&&"),
+    `${"if true then true else ".repeat(9_000)}true`,
+    `principal${".name".repeat(40_000)}`,
+    "!".repeat(200_000),
+    `"${'\\"'.repeat(100_000)}`,
+    ")".repeat(1_000) + "(".repeat(1_000),
+  ]) {
+    expect(validatePolicies(`@id("x") ${withPolicy(condition)}`)).not.toEqual([]);
+    expect(decide(fine, anInput({ ttlSeconds: 5_001 })).outcome).toBe("deny");
+  }
+});
+
+test("a policy at every limit at once is judged", () => {
+  const deep = (levels: number): string => (levels === 0 ? "context.ttl_seconds > 0" : `(${deep(levels - 1)})`);
+  const chain = Array(82).fill('principal.name != "x"').join(" && ");
+  const text = `@id("x") ${withPolicy(`${deep(30)} && ${chain}`)}`;
+  expect(validatePolicies(text)).toEqual([]);
+  expect(validatePolicies(text.replace("&&", '&& principal.name != "y" &&'))).not.toEqual([]);
+  expect(decide(compiled(text), anInput()).outcome).toBe("allow");
+});
+
+test("more policy sets than fit are judged in turn, each by its own", () => {
+  const sets = Array.from({ length: 24 }, (_, i) =>
+    // Comments count as text but cost Cedar little.
+    compiled(
+      `@id("p") permit (principal, /* */ action, resource) when { context.ttl_seconds == ${i} };`.replace(
+        "/* */",
+        `// ${"x".repeat(250_000)}\n`,
+      ),
+    ),
+  );
+  for (let round = 0; round < 3; round++) {
+    for (const [i, policies] of sets.entries()) {
+      const ttlSeconds = (i + round) % sets.length;
+      expect(decide(policies, anInput({ ttlSeconds })).outcome).toBe(ttlSeconds === i ? "allow" : "deny");
+    }
+  }
+});

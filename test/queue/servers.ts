@@ -1,0 +1,171 @@
+import { readdirSync, readFileSync } from "node:fs";
+import { readFile } from "node:fs/promises";
+import { join } from "node:path";
+import { createPostgresBackend, type JobsOptions, type PgPool, Queue } from "bullmq";
+import { Redis } from "ioredis";
+import pg from "pg";
+import { startEmbeddedPostgres } from "../../src/db/embedded.ts";
+import { provisionDatabase } from "../../src/db/provision.ts";
+import type { QueueConfig } from "../../src/queue/queue.ts";
+import { testDirectory } from "../support/directory.ts";
+import { testRedis } from "../support/redis.ts";
+
+/** A server behind a queue, of one test file's own, that may be mistreated. */
+export interface TestServer extends AsyncDisposable {
+  readonly config: QueueConfig;
+  /** Ends it at once (SIGKILL). */
+  kill(): Promise<void>;
+  /** Starts it again after `kill`. */
+  restart(): Promise<void>;
+  /** It keeps its connections and takes new ones, but answers nothing (SIGSTOP), until `thaw`. */
+  freeze(): Promise<void>;
+  thaw(): Promise<void>;
+  /** Forgets every job of every queue, as an operator may: FLUSHALL, or TRUNCATE of every table of the schema. */
+  empty(): Promise<void>;
+  /** Everything that is stored about the jobs of a queue. */
+  stored(prefix: string): Promise<string>;
+  /** Writes into a queue as somebody would who got hold of the server's password. */
+  forge(prefix: string, name: string, data: object, options: JobsOptions): Promise<void>;
+  /** How many connections queues have to it. */
+  connections(): Promise<number>;
+}
+
+/** A Redis of its own. */
+export async function redisTestServer(): Promise<
+  TestServer & { admin<Answer>(ask: (redis: Redis) => Promise<Answer>): Promise<Answer> }
+> {
+  const server = await testRedis();
+  const { url } = server;
+  const admin = async <Answer>(ask: (redis: Redis) => Promise<Answer>): Promise<Answer> => {
+    const redis = new Redis(url, { retryStrategy: () => null });
+    redis.on("error", () => undefined);
+    try {
+      return await ask(redis);
+    } finally {
+      redis.disconnect();
+    }
+  };
+  const pid = async (): Promise<number> =>
+    Number(/process_id:(\d+)/.exec(await admin((redis) => redis.info("server")))?.[1]);
+  let process_id = await pid();
+  return {
+    config: { kind: "redis", url },
+    admin,
+    kill: server.kill,
+    async restart() {
+      await server.restart();
+      process_id = await pid();
+    },
+    freeze: async () => void process.kill(process_id, "SIGSTOP"),
+    thaw: async () => void process.kill(process_id, "SIGCONT"),
+    empty: async () => void (await admin((redis) => redis.flushall())),
+    stored: (prefix) =>
+      admin(async (redis) => {
+        const found: unknown[] = [];
+        for (const key of await redis.keys(`{${prefix}}*`)) {
+          const type = await redis.type(key);
+          found.push([key, type === "hash" ? await redis.hgetall(key) : type]);
+        }
+        return JSON.stringify(found);
+      }),
+    async forge(prefix, name, data, options) {
+      const queue = new Queue("wake-ups", { connection: { url }, prefix: `{${prefix}}` });
+      await queue.add(name, data, options);
+      await queue.close();
+    },
+    connections: () =>
+      admin(
+        async (redis) =>
+          String(await redis.client("LIST"))
+            .trim()
+            .split("\n").length - 1,
+      ),
+    async [Symbol.asyncDispose]() {
+      await server[Symbol.asyncDispose]();
+    },
+  };
+}
+
+/** A PostgreSQL of its own, with a database as the migrations leave it: a schema for BullMQ, empty. */
+export async function postgresTestServer(): Promise<
+  TestServer & { readonly superuserUrl: string; readonly runtimeUrl: string; admin(sql: string): Promise<unknown[]> }
+> {
+  const directory = await testDirectory();
+  const start = () => startEmbeddedPostgres({ directory: directory.path, durable: false });
+  let server = await start();
+  const { ownerUrl, runtimeUrl } = await provisionDatabase(server.superuserUrl, "queue_test");
+  await query(ownerUrl, "create schema bullmq; grant usage, create on schema bullmq to mayfly_runtime");
+  const superuserUrl = server.superuserUrl.replace(/postgres$/, "queue_test");
+  const admin = (sql: string): Promise<unknown[]> => query(superuserUrl, sql);
+  const data = join(JSON.parse(await readFile(join(directory.path, "embedded.json"), "utf8")).base, "data");
+  const postmaster = (): number => Number(readFileSync(join(data, "postmaster.pid"), "utf8").split("\n")[0]);
+  let frozen: number[] = [];
+  return {
+    config: { kind: "postgres", connectionString: runtimeUrl },
+    superuserUrl,
+    runtimeUrl,
+    admin,
+    async kill() {
+      const family = [postmaster(), ...childrenOf(postmaster())];
+      for (const pid of family) process.kill(pid, "SIGKILL");
+    },
+    async restart() {
+      server = await start();
+    },
+    async freeze() {
+      frozen = [postmaster(), ...childrenOf(postmaster())];
+      for (const pid of frozen) process.kill(pid, "SIGSTOP");
+    },
+    async thaw() {
+      for (const pid of frozen) process.kill(pid, "SIGCONT");
+    },
+    async empty() {
+      await admin(`do $$ begin
+        execute (select 'truncate ' || string_agg(format('bullmq.%I', tablename), ', ') from pg_tables where schemaname = 'bullmq');
+      end $$`);
+    },
+    async stored(prefix) {
+      return JSON.stringify(await admin(`select * from bullmq.job where queue = '${prefix}-wake-ups'`));
+    },
+    async forge(prefix, name, forged, options) {
+      const pool = new pg.Pool({ connectionString: runtimeUrl, options: "-c search_path=bullmq" });
+      const backend = createPostgresBackend;
+      const queue = new Queue(`${prefix}-wake-ups`, { connection: pool as unknown as PgPool }, backend);
+      await queue.add(name, forged, options);
+      await queue.close();
+      await pool.end();
+    },
+    async connections() {
+      const [row] = await admin("select count(*)::int as count from pg_stat_activity where usename = 'mayfly_app'");
+      return (row as { count: number }).count;
+    },
+    async [Symbol.asyncDispose]() {
+      await server.stop();
+      await directory[Symbol.asyncDispose]();
+    },
+  };
+}
+
+/** Runs SQL on a connection of its own. */
+export async function query(url: string, sql: string): Promise<unknown[]> {
+  const client = new pg.Client({ connectionString: url });
+  client.on("error", () => undefined);
+  await client.connect();
+  try {
+    return (await client.query(sql)).rows;
+  } finally {
+    await client.end();
+  }
+}
+
+function childrenOf(parent: number): number[] {
+  const pids = readdirSync("/proc").filter((name) => /^\d+$/.test(name));
+  return pids.map(Number).filter((pid) => {
+    try {
+      return readFileSync(`/proc/${pid}/stat`, "utf8").split(") ")[1]?.split(" ")[1] === String(parent);
+    } catch {
+      // It ended meanwhile.
+      return false;
+    }
+  });
+}

@@ -1,0 +1,62 @@
+import { randomBytes } from "node:crypto";
+import pg from "pg";
+import { adminSetupSql } from "../../src/issuers/postgres-admin.ts";
+import { scramVerifier } from "../../src/issuers/scram.ts";
+import { Secret } from "../../src/lib/secret.ts";
+import { testSuperuserUrl } from "./database.ts";
+
+/** A downstream database with tickets in it, a read and a write group, and the admin role that our documentation makes. */
+export interface PostgresTarget extends AsyncDisposable {
+  /** As an admin would register it. */
+  readonly config: Readonly<Record<string, unknown>> & { readonly deployment: string };
+  readonly readers: string;
+  readonly writers: string;
+  /** Runs SQL in the target as its superuser. */
+  asSuperuser(text: string, values?: unknown[]): Promise<pg.QueryResult>;
+  /** The roles of this target that exist now. */
+  roles(): Promise<string[]>;
+  /** Open sessions of this target's roles. */
+  sessions(): Promise<number>;
+}
+
+export async function postgresTarget(superuserUrl: string = testSuperuserUrl()): Promise<PostgresTarget> {
+  const suffix = randomBytes(4).toString("hex");
+  const database = `target_${suffix}`;
+  const [admin, readers, writers] = [`admin_${suffix}`, `readers_${suffix}`, `writers_${suffix}`];
+  const password = new Secret(randomBytes(16).toString("hex"));
+  const run = async (name: string, text: string, values: unknown[] = []): Promise<pg.QueryResult> => {
+    const url = new URL(superuserUrl);
+    url.pathname = `/${name}`;
+    const client = new pg.Client({ connectionString: url.href });
+    await client.connect();
+    try {
+      return await client.query(values.length > 0 ? { text, values } : text);
+    } finally {
+      await client.end();
+    }
+  };
+  await run("postgres", `create database ${database}`);
+  await run("postgres", `create role ${readers}; create role ${writers}`);
+  await run("postgres", adminSetupSql({ admin, groups: [readers, writers], passwordVerifier: await scramVerifier(password) }));
+  await run(
+    database,
+    `create table tickets (id int primary key, title text); insert into tickets values (7, 'printer on fire');
+     grant select on tickets to ${readers}; grant select, insert, update on tickets to ${writers}`,
+  );
+  const { hostname, port } = new URL(superuserUrl);
+  return {
+    config: { host: hostname, port: Number(port), database, user: admin, password: password.reveal(), tls: "disable", deployment: suffix },
+    readers,
+    writers,
+    asSuperuser: (text, values) => run(database, text, values),
+    roles: async () => (await run(database, "select rolname from pg_roles where rolname like $1", [`mfy\\_${suffix}\\_%`])).rows.map((row) => row.rolname),
+    sessions: async () =>
+      (await run(database, "select count(*)::int as n from pg_stat_activity where usename like $1", [`mfy\\_${suffix}\\_%`])).rows[0].n,
+    async [Symbol.asyncDispose]() {
+      const { rows } = await run("postgres", "select rolname from pg_roles where rolname like $1", [`mfy\\_${suffix}\\_%`]);
+      await run("postgres", `drop database ${database} with (force)`);
+      for (const { rolname } of rows) await run("postgres", `drop role ${rolname}`);
+      await run("postgres", `drop role ${admin}; drop role ${readers}; drop role ${writers}`);
+    },
+  };
+}

@@ -1,0 +1,87 @@
+import { type ChildProcess, spawn } from "node:child_process";
+import { once } from "node:events";
+import { createServer } from "node:net";
+import { describe } from "@jest/globals";
+import { testDirectory } from "./directory.ts";
+
+// Found by jest.config.mjs, which refuses to go on without it in CI.
+const redisServer = process.env["TEST_REDIS_SERVER"];
+
+/** A Redis of one test file's own, on a free port, empty, keeping nothing. */
+export interface TestRedis extends AsyncDisposable {
+  readonly url: string;
+  readonly port: number;
+  /** Ends it at once (SIGKILL), as a power cut would. */
+  kill(): Promise<void>;
+  /** Starts it again after `kill`, empty, on the same port. */
+  restart(): Promise<void>;
+}
+
+/**
+ * Registers a suite that needs Redis. Where `redis-server` is not installed it registers nothing (and jest.config.mjs
+ * has said so once); in CI that is an error. A file with nothing but such suites is called `*.redis.test.ts`.
+ */
+export function describeWithRedis(name: string, suite: () => void): void {
+  if (redisServer !== undefined) describe(name, suite);
+}
+
+/** Starts one: `await using redis = await testRedis()`. `args` are more arguments of `redis-server`. */
+export async function testRedis(args: readonly string[] = []): Promise<TestRedis> {
+  const directory = await testDirectory();
+  let port = 0;
+  let server: ChildProcess | undefined;
+  // Another process may take the free port before Redis does.
+  for (let attempt = 0; server === undefined; attempt++) {
+    port = await freePort();
+    server = await start(port, directory.path, args).catch((error: unknown) => {
+      if (attempt === 4) throw error;
+      return undefined;
+    });
+  }
+  let running = server;
+  const kill = async (): Promise<void> => {
+    if (running.exitCode !== null || running.signalCode !== null) return;
+    const gone = once(running, "exit");
+    running.kill("SIGKILL");
+    await gone;
+  };
+  return {
+    url: `redis://127.0.0.1:${port}`,
+    port,
+    kill,
+    async restart() {
+      await kill();
+      running = await start(port, directory.path, args);
+    },
+    async [Symbol.asyncDispose]() {
+      await kill();
+      await directory[Symbol.asyncDispose]();
+    },
+  };
+}
+
+async function start(port: number, directory: string, args: readonly string[]): Promise<ChildProcess> {
+  if (redisServer === undefined) throw new Error("redis-server is not installed: use describeWithRedis");
+  const own = ["--port", `${port}`, "--bind", "127.0.0.1", "--dir", directory, "--save", "", "--appendonly", "no"];
+  const server = spawn(redisServer, [...own, ...args], { cwd: directory, stdio: ["ignore", "pipe", "pipe"] });
+  let said = "";
+  await new Promise<void>((resolve, reject) => {
+    server.stdout.on("data", (chunk: Buffer) => {
+      said += chunk.toString();
+      if (said.includes("Ready to accept connections")) resolve();
+    });
+    server.stderr.on("data", (chunk: Buffer) => (said += chunk.toString()));
+    server.once("error", reject);
+    server.once("exit", () => reject(new Error(`redis-server did not start:\n${said}`)));
+  });
+  return server;
+}
+
+async function freePort(): Promise<number> {
+  const probe = createServer().listen(0, "127.0.0.1");
+  await once(probe, "listening");
+  const address = probe.address();
+  probe.close();
+  await once(probe, "close");
+  return typeof address === "object" && address !== null ? address.port : 0;
+}
