@@ -3,6 +3,7 @@ import { benchDeath } from "./death.ts";
 import { benchIntrospect } from "./introspect.ts";
 import { benchMint } from "./mint.ts";
 import { benchPostgres } from "./postgres.ts";
+import type { BenchOptions } from "./support/options.ts";
 import { machine } from "./support/report.ts";
 
 const USAGE = `npm run bench -- <name> [options]
@@ -21,18 +22,6 @@ const USAGE = `npm run bench -- <name> [options]
   --n N            death: how many credentials end in one second (default 2000, postgres 200)
   --profile        also: where the server process spends its time, by function
 `;
-
-/** What the command line asks of a benchmark. */
-export interface BenchOptions {
-  readonly seconds: number;
-  readonly rounds: number;
-  readonly connections: number;
-  readonly ttl: number;
-  readonly singleUse: boolean;
-  readonly issuer: string;
-  readonly n: number | undefined;
-  readonly profile: boolean;
-}
 
 const benches: Readonly<Record<string, (options: BenchOptions) => Promise<object>>> = {
   mint: benchMint,

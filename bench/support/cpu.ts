@@ -11,7 +11,7 @@ const TICKS_PER_SECOND = 100;
 export function cpuTimes(server: { readonly pid: number; readonly directory: string }): CpuTimes {
   try {
     const postmaster = Number(/^\d+/.exec(readFileSync(join(postgresData(server.directory), "postmaster.pid"), "utf8"))?.[0]);
-    return { mayfly: ownTime(server.pid), postgres: treeTime(postmaster) };
+    return { mayfly: statOf(server.pid).own, postgres: treeTime(postmaster) };
   } catch {
     return {};
   }
@@ -19,7 +19,7 @@ export function cpuTimes(server: { readonly pid: number; readonly directory: str
 
 export function processTime(pid: number): number {
   try {
-    return ownTime(pid);
+    return statOf(pid).own;
   } catch {
     return 0;
   }
@@ -31,28 +31,26 @@ function postgresData(directory: string): string {
   return join(base, "data");
 }
 
-function ownTime(pid: number): number {
-  const [, , , , , , , , , , , utime = 0, stime = 0] = statOf(pid);
-  return (utime + stime) / TICKS_PER_SECOND;
-}
-
 /** A postmaster's own, its living backends', and what it has inherited from those that ended. */
 function treeTime(pid: number): number {
-  const [, , , , , , , , , , , utime = 0, stime = 0, cutime = 0, cstime = 0] = statOf(pid);
+  const { own, inherited } = statOf(pid);
   const children = readdirSync("/proc")
     .filter((name) => /^\d+$/.test(name))
     .flatMap((name) => {
       try {
-        return statOf(Number(name))[1] === pid ? [ownTime(Number(name))] : [];
+        const stat = statOf(Number(name));
+        return stat.parent === pid ? [stat.own] : [];
       } catch {
         return [];
       }
     });
-  return (utime + stime + cutime + cstime) / TICKS_PER_SECOND + children.reduce((sum, time) => sum + time, 0);
+  return own + inherited + children.reduce((sum, time) => sum + time, 0);
 }
 
-/** The fields of /proc/<pid>/stat from the state on (proc(5)); the name before it may hold anything. */
-function statOf(pid: number): number[] {
+function statOf(pid: number): { readonly parent: number; readonly own: number; readonly inherited: number } {
   const text = readFileSync(`/proc/${pid}/stat`, "latin1");
-  return text.slice(text.lastIndexOf(")") + 2).split(" ").map(Number);
+  // proc(5), from the third field on: the second is a name, which may hold anything.
+  const fields = text.slice(text.lastIndexOf(")") + 2).split(" ").map(Number);
+  const seconds = (first: number): number => ((fields[first] ?? 0) + (fields[first + 1] ?? 0)) / TICKS_PER_SECOND;
+  return { parent: fields[1] ?? 0, own: seconds(11), inherited: seconds(13) };
 }

@@ -150,14 +150,14 @@ const HEAD_END = Buffer.from("\r\n\r\n");
 function parseAnswer(bytes: Buffer): (Answer & { readonly last: boolean }) | undefined {
   const end = bytes.indexOf(HEAD_END);
   if (end < 0) return undefined;
-  const head = bytes.latin1Slice(0, end).toLowerCase();
+  const head = bytes.toString("latin1", 0, end).toLowerCase();
   const length = /\r\ncontent-length: (\d+)/.exec(head)?.[1];
   if (length === undefined) return { status: 0, body: `no Content-Length in: ${head}`, last: true };
   const bodyAt = end + HEAD_END.length;
   if (bytes.length < bodyAt + Number(length)) return undefined;
   return {
     status: Number(head.slice(9, 12)),
-    body: bytes.utf8Slice(bodyAt, bodyAt + Number(length)),
+    body: bytes.toString("utf8", bodyAt, bodyAt + Number(length)),
     last: head.includes("\r\nconnection: close"),
   };
 }

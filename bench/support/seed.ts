@@ -37,8 +37,15 @@ export interface Seeded {
   readonly ledgerUrl: string;
 }
 
-/** Fills a new deployment. `endsAt`: when every purpose expires, so that all credentials end in the same moment. */
-export async function seed(server: Server, { endsAt }: { readonly endsAt?: Date } = {}): Promise<Seeded> {
+export interface SeedOptions {
+  /** When every purpose expires, so that all credentials end in the same moment. Default: in a year. */
+  readonly endsAt?: Date;
+  /** Callers' tokens are accepted once. */
+  readonly singleUse?: boolean;
+}
+
+/** Fills a new deployment through the product's own code. */
+export async function seed(server: Server, { endsAt = IN_A_YEAR, singleUse = false }: SeedOptions = {}): Promise<Seeded> {
   await using broker = await openBroker(loadConfig({ ...server.env }), createLog("error"));
   const { superuserUrl } = broker.stack;
   if (superuserUrl === undefined) throw new Error("the benchmarks run on the embedded PostgreSQL");
@@ -49,7 +56,7 @@ export async function seed(server: Server, { endsAt }: { readonly endsAt?: Date 
   const issuer = "https://workloads.bench";
   const rows = await broker.db.withTenant({ tenantId: TENANT, actor: "bench" }, async (tx) => {
     const owner = await anOwner(tx, "owner");
-    const trustSource = await aTrustSource(tx, issuer, jwk);
+    const trustSource = await aTrustSource(tx, { issuer, jwk, singleUse });
     const resource = await aResource(tx, owner, "tickets");
     const targets = {
       jwt: await aTarget(tx, broker, { owner, resource, issuer: "jwt", config: { audience: "https://tickets.bench/api" }, access: { read: {} } }),
@@ -59,7 +66,7 @@ export async function seed(server: Server, { endsAt }: { readonly endsAt?: Date 
     for (let index = 0; index < AGENTS; index += 1) {
       const sub = `agent-${index}`;
       const agent = await anAgent(tx, owner, sub, trustSource);
-      callers.push({ sub, taskId: await aTask(tx, agent, await aPurpose(tx, { agent, owner, resource, endsAt: endsAt ?? IN_A_YEAR })) });
+      callers.push({ sub, taskId: await aTask(tx, agent, await aPurpose(tx, { agent, owner, resource, endsAt })) });
     }
     const tool = await anAgent(tx, owner, "tickets-tool", trustSource);
     await tx.insertInto("relationships").values({ tenant_id: TENANT, id: newId("relationship"), subject: tool, relation: "serves", object: targets.jwt }).execute();
@@ -109,12 +116,12 @@ async function anOwner(tx: Tx, name: string): Promise<Id<"owner">> {
   return id;
 }
 
-async function aTrustSource(tx: Tx, issuer: string, jwk: object): Promise<Id<"trustSource">> {
+async function aTrustSource(tx: Tx, { issuer, jwk, singleUse }: { issuer: string; jwk: object; singleUse: boolean }): Promise<Id<"trustSource">> {
   const id = newId("trustSource");
   const settings = {
     jwks: { keys: [jwk] },
     algorithms: ["ES256"],
-    single_use: process.env["BENCH_SINGLE_USE"] === "true",
+    single_use: singleUse,
     role_mappings: [{ when: [{ claim: "sub", equals: "orchestrator" }], roles: ["orchestrator"] }],
   };
   await tx.insertInto("trust_sources").values({ tenant_id: TENANT, id, name: "workloads", kind: "key_set", issuer, settings: JSON.stringify(settings) }).execute();

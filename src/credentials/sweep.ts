@@ -13,10 +13,10 @@ export interface SweepDeps extends ProveDeps {
 }
 
 /** Longer than an attempt and the wait for a lane, so that a claim is lost only by a worker that died. */
-const LEASE_SECONDS = 45;
+const LEASE_SECONDS = 25;
 /** At once per target: a slow target holds up itself alone. */
 const LANES_PER_TARGET = 8;
-const QUEUED_PER_TARGET = 32;
+const QUEUED_PER_TARGET = 8;
 const CLAIM = 64;
 const EXPIRE = 2_000;
 

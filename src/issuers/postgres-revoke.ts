@@ -91,41 +91,47 @@ interface Login {
 /** Ends the sessions of a role that cannot log in any more; returns when none is left and none can still appear. */
 async function endSessions(connection: Connection, oid: number, role: string, signal: AbortSignal): Promise<void> {
   const started = performance.now();
-  let unsettled: Set<string> | undefined;
-  for (let pause = 1; ; pause = Math.min(pause * 2, 50)) {
-    // The order matters: first who is logging in, then, in a statement of its own, who is there.
-    const logins = await connection.read<Login>(
-      `select l.pid, l.pid || ' ' || l.virtualtransaction as login,
-         exists (select from pg_locks d where d.virtualtransaction = l.virtualtransaction
-           and d.locktype = 'object' and d.classid = 'pg_database'::regclass) as proven
-       from pg_locks l
-       where l.locktype = 'virtualxid' and l.mode = 'ExclusiveLock' and l.granted and l.pid <> pg_backend_pid()
-         and not exists (select from pg_stat_activity a
-           where a.pid = l.pid and (a.usesysid is not null or a.datid is not null))`,
-    );
+  // Who starts to log in after the first look reads NOLOGIN; only those seen then are waited for.
+  let unsettled = await loggingIn(connection);
+  for (let pause = 2; ; pause = Math.min(pause * 2, 50)) {
+    // The order matters: who is logging in is known from before; now, in a statement of its own, who is there.
     const sessions = await connection.read(
-      "select pg_terminate_backend(pid) from pg_stat_activity where usesysid = $1 or usename = $2",
-      [oid, role],
+      "select pg_terminate_backend(pid) from pg_stat_activity where usesysid = $1",
+      [oid],
     );
-    // Who starts to log in after the first look reads NOLOGIN; only those seen then are waited for.
-    unsettled ??= new Set(logins.map(({ login }) => login));
     const elapsed = performance.now() - started;
-    const pending = logins.filter(({ login, proven }) => unsettled?.has(login) && (proven || elapsed < LOGIN_GRACE_MS));
+    const pending = unsettled.filter(({ proven }) => proven || elapsed < LOGIN_GRACE_MS);
     if (sessions.length === 0 && pending.length === 0) return;
     if (elapsed > SESSIONS_END_WITHIN_MS) throw stillThere(sessions.length, pending.length);
-    // Most log-ins are through within the first pause. Those that are not may be hiding.
-    const hiding = pause === 1 ? [] : pending.filter(({ proven }) => proven);
-    if (hiding.length > 0) {
-      for (const login of await endLogins(connection, role, hiding)) unsettled.delete(login);
-    }
     await sleep(pause, undefined, { signal });
+    if (pending.length === 0) continue;
+    const now = await loggingIn(connection);
+    unsettled = now.filter(({ login }) => pending.some((before) => before.login === login));
+    // Most log-ins are through by now. Those that are not may be hiding.
+    const hiding = unsettled.filter(({ proven }) => proven);
+    if (hiding.length === 0) continue;
+    const others = await endLogins(connection, role, hiding);
+    unsettled = unsettled.filter(({ pid }) => !others.includes(pid));
   }
+}
+
+/** Log-ins of anyone that are under way and not visible as sessions yet. */
+function loggingIn(connection: Connection): Promise<Login[]> {
+  return connection.read<Login>(
+    `select l.pid, l.pid || ' ' || l.virtualtransaction as login,
+       exists (select from pg_locks d where d.virtualtransaction = l.virtualtransaction
+         and d.locktype = 'object' and d.classid = 'pg_database'::regclass) as proven
+     from pg_locks l
+     where l.locktype = 'virtualxid' and l.mode = 'ExclusiveLock' and l.granted and l.pid <> pg_backend_pid()
+       and not exists (select from pg_stat_activity a
+         where a.pid = l.pid and (a.usesysid is not null or a.datid is not null))`,
+  );
 }
 
 // A log-in that is not in pg_stat_activity yet does not say whose it is, but a role may end its own and no other: so
 // it is done as the role, and PostgreSQL tells them apart. The membership that this needs is never committed.
 // Returns those that PostgreSQL refused to end, which proves that they are not the role's and need no waiting for.
-async function endLogins(connection: Connection, role: string, logins: readonly Login[]): Promise<string[]> {
+async function endLogins(connection: Connection, role: string, logins: readonly Login[]): Promise<number[]> {
   const name = pg.escapeIdentifier(role);
   await connection.run(`do $mayfly$ declare login int; others int[] := '{}'; begin
     begin
@@ -144,7 +150,7 @@ async function endLogins(connection: Connection, role: string, logins: readonly 
   const [answer] = await connection.read<{ others: number[] }>(
     "select current_setting('mayfly.others')::json as others",
   );
-  return logins.filter(({ pid }) => answer?.others.includes(pid)).map(({ login }) => login);
+  return answer?.others ?? [];
 }
 
 async function drop(

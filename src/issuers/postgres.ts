@@ -113,10 +113,9 @@ export const postgres = defineIssuer({
 async function issue(target: Target, request: IssueRequest<PostgresAccess, PostgresHandle>): Promise<Issued> {
   const password = new Secret(randomBytes(32).toString("base64url"));
   const started = performance.now();
-  const verifier = await scramVerifier(password);
-  const within = Math.min(ANSWER_WITHIN_MS, request.createWithinMs - (performance.now() - started));
-  await target.mint.use(request.signal, within, async (connection) => {
-    const clock = await readClock(connection);
+  await target.mint.use(request.signal, Math.min(ANSWER_WITHIN_MS, request.createWithinMs), async (connection) => {
+    // Not before there is a connection: a burst of mints would fill the thread pool, in which log-ins are proven, too.
+    const [verifier, clock] = await Promise.all([scramVerifier(password), readClock(connection)]);
     // Counted from before the clock was read, so the limit errs on the early side.
     const createBy = clock.now_ms + request.createWithinMs - (performance.now() - started);
     const limits = { verifier, createBy, version: clock.version };

@@ -8,7 +8,7 @@ import type { Principal } from "../identity/principal.ts";
 import { MayflyError, notFound } from "../lib/errors.ts";
 import { newId } from "../lib/ids.ts";
 import type { WakeUps } from "../queue/queue.ts";
-import type { Action, Collection, CollectionTable, Columns, Row } from "./collection.ts";
+import type { Action, Change, Collection, CollectionTable, Columns, Row } from "./collection.ts";
 import { refuseWhileReferred, requireReference } from "./references.ts";
 
 /** What every collection of the registry needs. */
@@ -26,8 +26,7 @@ export interface CollectionRoutes {
   action<Body = undefined>(action: Action<Body>): Endpoint;
   /** The thing as a reply, read in a transaction of its own. Throws `not_found`. */
   read(caller: Principal, id: string): Promise<{ readonly body: Columns; readonly etag: string }>;
-  /** Runs a change and words what the database has against it. */
-  change<Value>(caller: Principal, requestId: string, work: (tx: Tx) => Promise<Value>): Promise<Value>;
+  readonly change: Change;
 }
 
 // The tables are chosen at run time, which Kysely's types cannot follow. The descriptions are typed; this is not.
@@ -104,7 +103,7 @@ export function collectionRoutes<Table extends CollectionTable, Create, Update>(
     const columns = collection.toColumns?.(body as Partial<Create & Update>) ?? body;
     return Object.fromEntries(Object.entries(columns).filter(([, value]) => value !== undefined));
   };
-  const change: CollectionRoutes["change"] = async (caller, requestId, work) => {
+  const change: Change = async (caller, requestId, work) => {
     try {
       return await db.withTenant({ tenantId: caller.tenantId, actor: caller.subject, requestId }, work);
     } catch (error) {

@@ -64,6 +64,9 @@ export interface Collection<Table extends CollectionTable, Create, Update> {
   afterDelete?(tx: Tx, row: Row<Table>, caller: Principal): Promise<void>;
 }
 
+/** Runs a change in one transaction of the caller's tenant, and words what the database has against it. */
+export type Change = <Value>(caller: Principal, requestId: string, work: (tx: Tx) => Promise<Value>) => Promise<Value>;
+
 /** Something that can be done to one thing of a collection: `POST <path>/{id}/<name>`, answered with the thing. */
 export interface Action<Body> {
   readonly name: string;

@@ -1,5 +1,6 @@
 import type { Db } from "../db/database.ts";
-import { downstreamIssuer } from "../issuers/registry.ts";
+import type { ProbeResult } from "../issuers/issuer.ts";
+import { type AnyIssuer, downstreamIssuer } from "../issuers/registry.ts";
 import { MayflyError } from "../lib/errors.ts";
 import { type Id, newId } from "../lib/ids.ts";
 import type { TargetClients } from "./target-clients.ts";
@@ -26,23 +27,66 @@ const CANARY_LIFE_MS = 60_000;
  * with what is missing. Should we die in between, the canary carries its own backstop of a minute, and its name makes
  * it an orphan that reconciliation removes (the target's row exists before this runs).
  */
-export async function runCanary({ db, targets }: CanaryDeps, tenantId: Id<"tenant">, targetId: Id<"target">): Promise<Canary> {
-  const startedAt = performance.now();
+export async function runCanary(
+  { db, targets }: CanaryDeps,
+  tenantId: Id<"tenant">,
+  targetId: Id<"target">,
+): Promise<Canary> {
   const target = await targets.config(tenantId, targetId);
-  if (downstreamIssuer(target.issuerKind) === undefined)
-    return { state: "passed", revoke_probe: "introspection", observed: "signed by Mayfly; no far side", took_ms: 0 };
+  if (downstreamIssuer(target.issuerKind) === undefined) return nothingToProve;
 
   const { issuer, client, config } = await targets.connect(tenantId, targetId);
   const rows = await db.withTenant({ tenantId, actor: "mayfly:canary" }, (tx) =>
-    tx.selectFrom("target_resources").select("access").where("tenant_id", "=", tenantId).where("target_id", "=", targetId).execute(),
+    tx
+      .selectFrom("target_resources")
+      .select("access")
+      .where("tenant_id", "=", tenantId)
+      .where("target_id", "=", targetId)
+      .execute(),
   );
-  const access = rows.flatMap((row) => Object.values(row.access)).map((one) => issuer.access.parse(one));
+  return prove(
+    issuer,
+    client,
+    config,
+    rows.flatMap((row) => Object.values(row.access)),
+  );
+}
+
+/**
+ * The same for a configuration that is not stored, or not yet: its connections are its own and closed in the end. The
+ * target's row must exist all the same, so that reconciliation removes what a crash leaves.
+ */
+export async function runCanaryOn(kind: string, config: unknown, access: readonly unknown[]): Promise<Canary> {
+  const issuer = downstreamIssuer(kind);
+  if (issuer === undefined) return nothingToProve;
+  await using client = await issuer.connect(config);
+  return await prove(issuer, client, config, access);
+}
+
+/** The reason code of a canary that may still be there: its target must be kept, so that it is found and removed. */
+export const CANARY_LEFT = "canary_left";
+
+const nothingToProve: Canary = {
+  state: "passed",
+  revoke_probe: "introspection",
+  observed: "signed by Mayfly; no far side",
+  took_ms: 0,
+};
+
+async function prove(
+  issuer: AnyIssuer,
+  client: AsyncDisposable,
+  config: unknown,
+  wanted: readonly unknown[],
+): Promise<Canary> {
+  const startedAt = performance.now();
+  const access = wanted.map((one) => issuer.access.parse(one));
   const signal = AbortSignal.timeout(CANARY_MS);
   await issuer.inspect?.(client, access, signal);
 
   const credentialId = newId("credential");
   const { downstreamName, handle } = issuer.name(credentialId, config);
-  let seen: Awaited<ReturnType<typeof issuer.probe>>;
+  let failure: { readonly error: unknown } | undefined;
   try {
     await issuer.issue(client, {
       credentialId,
@@ -53,16 +97,38 @@ export async function runCanary({ db, targets }: CanaryDeps, tenantId: Id<"tenan
       createWithinMs: CANARY_MS / 2,
       signal,
     });
-    seen = await issuer.probe(client, handle, signal);
+    const seen = await issuer.probe(client, handle, signal);
     if (seen.outcome !== "alive")
       throw refused(`the canary was made, but the probe says ${seen.outcome} (${seen.detail})`);
-  } finally {
-    await issuer.revoke(client, handle, AbortSignal.timeout(CANARY_MS));
+  } catch (error) {
+    failure = { error };
   }
-  seen = await issuer.probe(client, handle, AbortSignal.timeout(CANARY_MS));
+  const seen = await takeDown(issuer, client, handle);
   if (seen.outcome !== "dead")
-    throw refused(`the canary was taken back, but the probe says ${seen.outcome} (${seen.detail})`);
-  return { state: "passed", revoke_probe: seen.by, observed: seen.detail, took_ms: Math.round(performance.now() - startedAt) };
+    throw new MayflyError(
+      "target_refused",
+      `the canary was to be taken back, but the probe says ${seen.outcome} (${seen.detail})`,
+      { reasons: [{ code: CANARY_LEFT, detail: downstreamName }], cause: failure?.error },
+    );
+  if (failure !== undefined) throw failure.error;
+  return {
+    state: "passed",
+    revoke_probe: seen.by,
+    observed: seen.detail,
+    took_ms: Math.round(performance.now() - startedAt),
+  };
+}
+
+/** Takes the canary back and looks. A revoke that fails may have worked, so the look decides. */
+async function takeDown(issuer: AnyIssuer, client: AsyncDisposable, handle: unknown): Promise<ProbeResult> {
+  let problem = "";
+  try {
+    await issuer.revoke(client, handle, AbortSignal.timeout(CANARY_MS));
+  } catch (error) {
+    problem = error instanceof MayflyError ? `; ${error.detail}` : "; the revoke failed";
+  }
+  const seen = await issuer.probe(client, handle, AbortSignal.timeout(CANARY_MS));
+  return { ...seen, detail: seen.detail + problem };
 }
 
 function refused(detail: string): MayflyError {

@@ -29,7 +29,7 @@ test("of processes that want the lock at once, one at a time works: no increment
 
 test("a holder that is killed frees the lock", async () => {
   await using directory = await testDirectory();
-  const holder = await startNode(holding(directory.path));
+  await using holder = await startNode(holding(directory.path));
   await holder.line();
   await expect(withDirectoryLock(directory.path, 100, async () => "taken")).rejects.toThrow(
     `held by process ${holder.pid}`,

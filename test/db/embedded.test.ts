@@ -46,7 +46,7 @@ test("killing the process that started it leaves the server running, for the nex
   await using directory = await testDirectory();
   const options = { directory: directory.path, durable: false };
   await using _server = serverIn(directory.path);
-  const starter = await startNode(`
+  await using starter = await startNode(`
     const { startEmbeddedPostgres } = await import(${JSON.stringify(embeddedModule)});
     const { port } = await startEmbeddedPostgres(${JSON.stringify(options)});
     console.log(JSON.stringify({ port }));

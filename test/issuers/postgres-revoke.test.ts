@@ -87,6 +87,23 @@ describe.each(servers)("revoking on PostgreSQL $name", ({ url }) => {
       await revoke(other.handle);
     });
 
+    test("where a role may not end its own sessions, a refusal is not taken for somebody else's log-in", async () => {
+      const { secret, handle } = await minted();
+      await target.sql("revoke execute on function pg_terminate_backend(int, bigint) from public");
+      await target.sql("grant execute on function pg_terminate_backend(int, bigint) to pg_signal_backend");
+      const lurking = target.login(secret, "-c post_auth_delay=60");
+      await until(async () => (await target.hiddenLogins()) > 0);
+      expect(await failure(revoke(handle))).toMatchObject({ code: "target_rejected" });
+      await target.sql("grant execute on function pg_terminate_backend(int, bigint) to public");
+      expect(await revoke(handle)).toEqual({});
+      expect(
+        await lurking.then(
+          (session) => session.alive(),
+          () => false,
+        ),
+      ).toBe(false);
+    });
+
     test("a connection that never proves its password holds nothing up", async () => {
       const { downstreamName, handle } = await minted();
       const startup = Buffer.from(`\0\0\0\0\0\x03\0\0user\0${downstreamName}\0database\0${target.config.database}\0\0`);

@@ -1,8 +1,8 @@
 import { spawn } from "node:child_process";
 import { once } from "node:events";
 
-/** A Node process that runs a script of a test. */
-export interface NodeProcess {
+/** A Node process that runs a script of a test. Killed when disposed: one left over would keep Jest from ending. */
+export interface NodeProcess extends AsyncDisposable {
   readonly pid: number;
   /** Its next line of standard output, which must be JSON. Rejects, with what it said, when it ends without. */
   line(): Promise<Record<string, unknown>>;
@@ -31,6 +31,10 @@ export async function startNode(script: string): Promise<NodeProcess> {
     wake();
   });
   await once(child, "spawn");
+  const kill = async (): Promise<void> => {
+    child.kill("SIGKILL");
+    await exited;
+  };
   return {
     pid: child.pid ?? 0,
     async line() {
@@ -47,9 +51,7 @@ export async function startNode(script: string): Promise<NodeProcess> {
         }
       }
     },
-    async kill() {
-      child.kill("SIGKILL");
-      await exited;
-    },
+    kill,
+    [Symbol.asyncDispose]: kill,
   };
 }

@@ -11,7 +11,8 @@ function left() {
   for (const name of process.platform === "linux" ? readdirSync("/proc") : []) {
     if (!/^\d+$/.test(name) || Number(name) === process.pid) continue;
     try {
-      if (readlinkSync(`/proc/${name}/cwd`).startsWith(`${directory}/`)) pids.push(Number(name));
+      const place = readlinkSync(`/proc/${name}/cwd`);
+      if (place === directory || place.startsWith(`${directory}/`)) pids.push(Number(name));
     } catch {
       // It ended meanwhile, or is not ours to look at.
     }

@@ -1,0 +1,11 @@
+/** What the command line asks of a benchmark. */
+export interface BenchOptions {
+  readonly seconds: number;
+  readonly rounds: number;
+  readonly connections: number;
+  readonly ttl: number;
+  readonly singleUse: boolean;
+  readonly issuer: string;
+  readonly n: number | undefined;
+  readonly profile: boolean;
+}

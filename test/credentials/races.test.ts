@@ -1,0 +1,106 @@
+import { afterAll, beforeAll, describe, expect, test } from "@jest/globals";
+import { sql } from "kysely";
+import { type Id, newId } from "../../src/lib/ids.ts";
+import { type App, startApp } from "../support/app.ts";
+import { aPurpose, anAgent, type Seeded, seed } from "../support/seed.ts";
+import { testDatabase, type TestDatabase } from "../support/database.ts";
+
+const ROUNDS = 1_000;
+const LANES = 8;
+
+let database: TestDatabase;
+let app: App;
+let other: App;
+let s: Seeded;
+let orchestrator: string;
+let admin: string;
+
+// Two brokers on one database: two pools, two batchers, two caches, as two API processes have.
+beforeAll(async () => {
+  database = await testDatabase();
+  app = await startApp({ database, env: { MAYFLY_PUBLIC_URL: "http://127.0.0.1:8377" } });
+  other = await startApp({ database, worker: false, env: { ...app.env, MAYFLY_PUBLIC_URL: "http://127.0.0.1:8377" } });
+  s = await seed(app.broker, app.idp);
+  orchestrator = await app.token({ sub: "orchestrator" });
+  admin = await app.token({ sub: "admin" });
+});
+afterAll(async () => {
+  await other[Symbol.asyncDispose]();
+  await app[Symbol.asyncDispose]();
+  await database[Symbol.asyncDispose]();
+});
+
+interface Racer {
+  readonly agentId: Id<"agent">;
+  readonly ownerId: Id<"owner">;
+  readonly taskId: Id<"task">;
+  readonly token: string;
+}
+
+/** An agent of its own with an owner, an identity, a purpose and an open task, in one transaction. */
+async function aRacer(): Promise<Racer> {
+  const { tenantId } = s;
+  const sub = `racer-${newId("agent")}`;
+  const ids = await app.broker.db.withTenant({ tenantId, actor: "test" }, async (tx) => {
+    const ownerId = newId("owner");
+    await tx.insertInto("owners").values({ tenant_id: tenantId, id: ownerId, kind: "human", name: `o-${ownerId}` }).execute();
+    const agentId = await anAgent(tx, { tenantId, ownerId });
+    await tx
+      .insertInto("identities")
+      .values({ tenant_id: tenantId, id: newId("identity"), trust_source_id: s.trustSourceId, agent_id: agentId, anchor_claim: "sub", anchor_value: sub, conditions: "[]" })
+      .execute();
+    const purposeId = await aPurpose(tx, { tenantId, agentId, ownerId: s.ownerId, resourceIds: [s.resourceId] });
+    const taskId = newId("task");
+    await tx
+      .insertInto("tasks")
+      .values({ tenant_id: tenantId, id: taskId, agent_id: agentId, purpose_id: purposeId, objective: "race", initiated_by: JSON.stringify({ kind: "system", id: "test" }), opened_by: "test", deadline: sql`now() + interval '1 hour'` as never })
+      .execute();
+    await tx.insertInto("task_meters").values({ tenant_id: tenantId, task_id: taskId, heartbeat_due_at: null }).execute();
+    return { agentId, ownerId, taskId };
+  });
+  return { ...ids, token: await app.token({ sub }) };
+}
+
+const mint = (at: App, racer: Racer) =>
+  at.call(racer.token, "POST", "/v1/credentials", { task_id: racer.taskId, target: "tickets-api", actions: ["read"], resources: ["tickets"] });
+
+async function liveOf(racer: Racer): Promise<number> {
+  const { rows } = await app.broker.db.withTenant({ tenantId: s.tenantId, actor: "test" }, (tx) =>
+    sql<{ n: number }>`select count(*)::int as n from credentials where agent_id = ${racer.agentId} and state in ('pending', 'active')`.execute(tx),
+  );
+  return rows[0]?.n ?? -1;
+}
+
+/** Races mints on both APIs against `close` for many rounds; answers how the mints ended, to show that both sides win sometimes. */
+async function race(close: (at: App, racer: Racer) => Promise<{ status: number; text: string }>) {
+  let minted = 0;
+  let refused = 0;
+  let left = ROUNDS;
+  const lane = async (): Promise<void> => {
+    while (left > 0) {
+      left -= 1;
+      const racer = await aRacer();
+      const contenders = [() => mint(app, racer), () => close(left % 2 === 0 ? app : other, racer), () => mint(other, racer)];
+      // Each order in turn, so that no side is always first on the wire.
+      const turned = [...contenders.slice(left % 3), ...contenders.slice(0, left % 3)];
+      for (const answer of await Promise.all(turned.map((start) => start()))) {
+        if (answer.status === 201) minted += 1;
+        else if (answer.status === 403 || answer.status === 401 || answer.status === 404) refused += 1;
+        else expect([200, 204]).toContain(answer.status);
+      }
+      expect(await liveOf(racer)).toBe(0);
+    }
+  };
+  await Promise.all(Array.from({ length: LANES }, lane));
+  expect(minted + refused).toBe(2 * ROUNDS);
+  // A race that one side always wins proves nothing.
+  expect(minted).toBeGreaterThan(0);
+  expect(refused).toBeGreaterThan(0);
+}
+
+describe("invariant 1: a mint commits before and is taken back, or is refused", () => {
+  test("racing the end of its task", () => race((at, racer) => at.call(orchestrator, "POST", `/v1/tasks/${racer.taskId}/end`, { outcome: "cancelled" })), 300_000);
+  test("racing the suspension of its agent", () => race((at, racer) => at.call(admin, "POST", `/v1/agents/${racer.agentId}/state`, { state: "suspended" })), 300_000);
+  test("racing the departure of its owner", () => race((at, racer) => at.call(admin, "POST", `/v1/owners/${racer.ownerId}/depart`)), 300_000);
+  test("racing the kill switch", () => race((at, racer) => at.call(admin, "POST", "/v1/revocations", { selector: { agent_id: racer.agentId }, reason: "race" })), 300_000);
+});

@@ -1,0 +1,358 @@
+import { randomBytes } from "node:crypto";
+import pg from "pg";
+import { type Db, openDatabase } from "../../src/db/database.ts";
+import type { Endpoint } from "../../src/http/endpoint.ts";
+import { createPager } from "../../src/http/page.ts";
+import { createHttpServer } from "../../src/http/server.ts";
+import { identityEndpoints } from "../../src/identity/identities.routes.ts";
+import type { Principal, Role } from "../../src/identity/principal.ts";
+import { createSafeFetch } from "../../src/identity/safe-fetch.ts";
+import { trustSourceEndpoints } from "../../src/identity/trust-sources.routes.ts";
+import { MayflyError } from "../../src/lib/errors.ts";
+import { type Id, newId, SYSTEM_TENANT } from "../../src/lib/ids.ts";
+import { createLog } from "../../src/lib/log.ts";
+import { createSealer, type Sealer } from "../../src/lib/seal.ts";
+import { agentEndpoints } from "../../src/registry/agents.routes.ts";
+import type { OnTenantCreated } from "../../src/registry/manage-tenants.ts";
+import { ownerEndpoints } from "../../src/registry/owners.routes.ts";
+import { purposeEndpoints } from "../../src/registry/purposes.routes.ts";
+import { relationshipEndpoints } from "../../src/registry/relationships.routes.ts";
+import { resourceEndpoints } from "../../src/registry/resources.routes.ts";
+import { teamEndpoints } from "../../src/registry/teams.routes.ts";
+import { tenantEndpoints } from "../../src/registry/tenants.routes.ts";
+import { createTargetClients, type TargetClients } from "../../src/targets/target-clients.ts";
+import { targetEndpoints } from "../../src/targets/targets.routes.ts";
+import { testDatabase } from "../support/database.ts";
+import { memoryIdempotency } from "../support/memory-idempotency.ts";
+
+/** What the API answered. `everything` is what a caller can tell two answers apart by. */
+export interface Got {
+  readonly status: number;
+  readonly etag: string | undefined;
+  readonly location: string | undefined;
+  readonly text: string;
+  // biome-ignore lint/suspicious/noExplicitAny: tests look into bodies by name and assert what they find
+  readonly json: any;
+  readonly everything: string;
+}
+
+export interface Ask {
+  readonly body?: unknown;
+  readonly ifMatch?: string | undefined;
+  readonly requestId?: string;
+}
+
+/** The registry's endpoints over real HTTP on a database of one test file's own. */
+export interface Registry extends AsyncDisposable {
+  readonly endpoints: readonly Endpoint[];
+  readonly db: Db;
+  readonly targets: TargetClients;
+  readonly sealer: Sealer;
+  readonly runtimeUrl: string;
+  /** How often the worker was asked to look. */
+  readonly wakes: () => number;
+  readonly logged: string[];
+  /** `who` is `<role>[+<role>][@<tenant>][/<subject>]`: `admin`, `approver@other/bob`. The tenant is `default` unless said. */
+  ask(who: string, method: string, path: string, ask?: Ask): Promise<Got>;
+  /** POSTs as admin and gives the id of what was made. Throws with the answer when it was refused. */
+  make(path: string, body: unknown, who?: string): Promise<string>;
+  /** Runs as the superuser, past row-level security. */
+  sql<Row = Record<string, unknown>>(text: string, values?: readonly unknown[]): Promise<Row[]>;
+  /** The audit events about one thing, oldest first. */
+  events(subjectId: string): Promise<readonly { type: string; actor: string; data: Record<string, unknown> }[]>;
+}
+
+export const DEFAULT_TENANT = "ten_00000000000070008000000000000001" as Id<"tenant">;
+/** Another tenant, which the harness makes. */
+export const OTHER_TENANT = "ten_0000000000007000800000000000000b" as Id<"tenant">;
+const tenantIds: Readonly<Record<string, Id<"tenant">>> = {
+  default: DEFAULT_TENANT,
+  other: OTHER_TENANT,
+  system: SYSTEM_TENANT,
+};
+
+export const issuerUrl = (name: string): string => `https://mayfly.test/t/${name}`;
+
+export interface RegistryOptions {
+  readonly onTenantCreated?: OnTenantCreated;
+}
+
+export async function registry(options: RegistryOptions = {}): Promise<Registry> {
+  const database = await testDatabase();
+  const logged: string[] = [];
+  const log = createLog("debug", { write: (line) => void logged.push(line) });
+  const db = openDatabase({ connectionString: database.runtimeUrl, log });
+  const superuser = new pg.Pool({
+    connectionString: database.superuserUrl,
+    max: 4,
+    options: "-c search_path=mayfly",
+  });
+  superuser.on("error", () => undefined);
+  await superuser.query("insert into tenants (id, name, display_name) values ($1, 'other', 'Another')", [OTHER_TENANT]);
+
+  let wakes = 0;
+  const sealer = createSealer(randomBytes(32), "target-config");
+  const targets = createTargetClients(db, sealer);
+  const deps = {
+    db,
+    pager: createPager(randomBytes(32)),
+    wakeUps: {
+      now: () => {
+        wakes += 1;
+      },
+      at: () => undefined,
+    },
+    issuerUrl,
+    targets,
+    targetConfigs: sealer,
+    fetchJson: createSafeFetch({ allowLoopbackHttp: true }),
+    onTenantCreated: options.onTenantCreated ?? (async () => undefined),
+  };
+  const endpoints = [
+    ...tenantEndpoints(deps),
+    ...teamEndpoints(deps),
+    ...ownerEndpoints(deps),
+    ...agentEndpoints(deps),
+    ...identityEndpoints(deps),
+    ...trustSourceEndpoints(deps),
+    ...resourceEndpoints(deps),
+    ...relationshipEndpoints(deps),
+    ...purposeEndpoints(deps),
+    ...targetEndpoints(deps),
+  ];
+  const http = createHttpServer({
+    endpoints,
+    authenticate: async (headers) => principalOf(headers.authorization),
+    idempotency: memoryIdempotency(),
+    log,
+    health: {},
+    onRefused: async () => undefined,
+    validateReplies: true,
+  });
+  const port = await http.start("127.0.0.1", 0);
+
+  const ask: Registry["ask"] = async (who, method, path, { body, ifMatch, requestId } = {}) => {
+    const response = await fetch(`http://127.0.0.1:${port}${path}`, {
+      method,
+      headers: {
+        authorization: `Bearer ${who}`,
+        ...(body === undefined ? {} : { "content-type": "application/json" }),
+        ...(ifMatch === undefined ? {} : { "if-match": ifMatch }),
+        ...(requestId === undefined ? {} : { "x-request-id": requestId }),
+      },
+      ...(body === undefined ? {} : { body: JSON.stringify(body) }),
+    });
+    const text = await response.text();
+    const headers = [...response.headers].filter(([name]) => name !== "date").sort();
+    return {
+      status: response.status,
+      etag: response.headers.get("etag") ?? undefined,
+      location: response.headers.get("location") ?? undefined,
+      text,
+      json: text === "" ? undefined : JSON.parse(text),
+      everything: JSON.stringify([response.status, headers, text]),
+    };
+  };
+  const sql: Registry["sql"] = async <Row>(text: string, values: readonly unknown[] = []) =>
+    (await superuser.query(text, [...values])).rows as Row[];
+
+  return {
+    endpoints,
+    db,
+    targets,
+    sealer,
+    runtimeUrl: database.runtimeUrl,
+    wakes: () => wakes,
+    logged,
+    ask,
+    async make(path, body, who = "admin") {
+      const got = await ask(who, "POST", path, { body });
+      if (got.status !== 201) throw new Error(`POST ${path} answered ${got.status}: ${got.text}`);
+      return got.json.id as string;
+    },
+    sql,
+    events: (subjectId) =>
+      sql("select type, actor, data from audit_events where subject_id = $1 order by recorded_at, id", [subjectId]),
+    async [Symbol.asyncDispose]() {
+      await http.stop();
+      await targets[Symbol.asyncDispose]();
+      await db[Symbol.asyncDispose]();
+      await superuser.end();
+      await database[Symbol.asyncDispose]();
+    },
+  };
+}
+
+function principalOf(authorization: string | undefined): Principal {
+  const match = /^Bearer ([a-z+]+)(?:@([a-z-]+))?(?:\/([a-zA-Z0-9|_-]+))?$/.exec(authorization ?? "");
+  if (match === null) throw new MayflyError("unauthenticated", "not a caller of this test");
+  const [, roles = "", tenantName = "default", subject] = match;
+  const tenantId = tenantIds[tenantName];
+  if (tenantId === undefined) throw new Error(`no tenant ${tenantName} in this test`);
+  const given = roles.split("+") as Role[];
+  return { tenantId, tenantName, subject: subject ?? `${roles}-1`, roles: given, binding: "bearer" };
+}
+
+let counter = 0;
+
+/** A name that nothing else in the file has. */
+export function fresh(word: string): string {
+  counter += 1;
+  return `${word}-${counter}`;
+}
+
+/** Bodies that are accepted as they are, with what they refer to made first. */
+export const bodies = {
+  team: async () => ({ name: fresh("team") }),
+  owner: async () => ({ kind: "human", name: fresh("owner"), email: "o@example.com" }),
+  agent: async (r: Registry, who = "admin") => ({
+    kind: "agent",
+    name: fresh("agent"),
+    description: "Answers tickets",
+    owner_id: await anOwner(r, {}, who),
+    environment: "staging",
+  }),
+  trustSource: async () => ({
+    name: fresh("idp"),
+    kind: "oidc",
+    issuer: `https://${fresh("idp")}.example.com`,
+    role_mappings: [{ when: [{ claim: "role", equals: "boss" }], roles: ["admin"] }],
+  }),
+  identity: async (r: Registry, who = "admin") => ({
+    trust_source_id: await r.make("/v1/trust-sources", await bodies.trustSource(), who),
+    agent_id: await anAgent(r, {}, who),
+    anchor_claim: "sub",
+    anchor_value: fresh("workload"),
+  }),
+  resource: async (r: Registry, who = "admin") => ({
+    name: fresh("tickets"),
+    kind: "dataset",
+    owner_id: await anOwner(r, {}, who),
+    classification: "internal",
+    environment: "staging",
+    risk: "low",
+    groups: ["support"],
+    operations: { list: "read", close: "write" },
+  }),
+  relationship: async (r: Registry, who = "admin") => ({
+    subject: await anAgent(r, {}, who),
+    relation: "works_on",
+    object: `ticket:${fresh("JIRA")}`,
+  }),
+  purpose: async (r: Registry, who = "admin") => ({
+    agent_id: await anAgent(r, {}, who),
+    name: fresh("triage"),
+    description: "Triage of tickets",
+    actions: ["read", "close"],
+    resource_ids: [await aResource(r, {}, who)],
+    data_classes: ["internal"],
+    environments: ["staging"],
+    max_ttl_seconds: 600,
+    reviewer_id: await anOwner(r, {}, who),
+    review_by: inDays(30),
+    expires_at: inDays(90),
+  }),
+  target: async (r: Registry, who = "admin") => ({
+    name: fresh("api"),
+    issuer: "jwt",
+    owner_id: await anOwner(r, {}, who),
+    config: { audience: `https://${fresh("api")}.example.com` },
+    max_ttl_seconds: 900,
+    resources: [{ resource: await aResource(r, {}, who), access: { read: {}, write: { scope: ["tickets:write"] } } }],
+  }),
+} as const;
+
+/** A moment so many days from now, as the wire has it. */
+export function inDays(days: number): string {
+  return new Date(Date.now() + days * 86_400_000).toISOString();
+}
+
+export async function anOwner(r: Registry, changes: object = {}, who = "admin"): Promise<string> {
+  return r.make("/v1/owners", { ...(await bodies.owner()), ...changes }, who);
+}
+
+export async function anAgent(r: Registry, changes: object = {}, who = "admin"): Promise<string> {
+  return r.make("/v1/agents", { ...(await bodies.agent(r, who)), ...changes }, who);
+}
+
+export async function anActiveAgent(r: Registry, changes: object = {}): Promise<string> {
+  const id = await anAgent(r, changes);
+  const got = await r.ask("admin", "POST", `/v1/agents/${id}/state`, { body: { state: "active" } });
+  if (got.status !== 200) throw new Error(got.text);
+  return id;
+}
+
+export async function aResource(r: Registry, changes: object = {}, who = "admin"): Promise<string> {
+  return r.make("/v1/resources", { ...(await bodies.resource(r, who)), ...changes }, who);
+}
+
+export async function aTarget(r: Registry, changes: object = {}, who = "admin"): Promise<string> {
+  return r.make("/v1/targets", { ...(await bodies.target(r, who)), ...changes }, who);
+}
+
+/** An approved purpose: proposed by alice, approved by bob. */
+export async function anApprovedPurpose(r: Registry, changes: object = {}): Promise<string> {
+  const id = await r.make("/v1/purposes", { ...(await bodies.purpose(r)), ...changes }, "orchestrator/alice");
+  const got = await r.ask("approver/bob", "POST", `/v1/purposes/${id}/approve`, { ifMatch: '"1"' });
+  if (got.status !== 200) throw new Error(got.text);
+  return id;
+}
+
+/** What a live credential hangs on; what is left out is made. */
+export interface Reasons {
+  readonly agentId?: string;
+  readonly purposeId?: string;
+  readonly targetId?: string;
+  readonly taskId?: string;
+  readonly identityId?: string | null;
+  readonly ownerId?: string;
+  readonly resourceIds?: readonly string[];
+  readonly tenantId?: string;
+}
+
+/** An open task, straight in SQL. */
+export async function aTask(r: Registry, agentId: string, purposeId: string, tenantId: string = DEFAULT_TENANT) {
+  const id = newId("task");
+  await r.sql(
+    `insert into tasks (tenant_id, id, agent_id, purpose_id, objective, initiated_by, opened_by, deadline)
+     values ($1, $2, $3, $4, 'o', '{"kind":"system","id":"t"}', 'test', now() + interval '1 hour')`,
+    [tenantId, id, agentId, purposeId],
+  );
+  await r.sql("insert into task_meters (tenant_id, task_id) values ($1, $2)", [tenantId, id]);
+  return id;
+}
+
+/** A live credential, straight in SQL: downstream (`active`) unless said otherwise. */
+export async function aCredential(r: Registry, reasons: Reasons, selfContained = false): Promise<string> {
+  const id = newId("credential");
+  const any = (kind: "agent" | "owner" | "task" | "purpose" | "target") => newId(kind);
+  await r.sql(
+    `insert into credentials (tenant_id, id, agent_id, owner_id, identity_id, task_id, purpose_id, target_id, decision_id,
+       issuer, self_contained, revocability, environment, data_class, binding, actions, resource_ids, access,
+       requested_ttl_seconds, ttl_seconds, ttl_bound, downstream_name, handle_sealed, requested_by, create_by, expires_at,
+       state, state_by, state_reason, due_at, activated_at)
+     values ($1, $2, $3, $4, $5, $6, $7, $8, $9, 'postgres', $10, 'immediate', 'staging', 'internal', 'bearer', '{read}', $11,
+       '[]', 300, 300, 'request', 'mfy', 'x', 'test', now(), now() + interval '5 minutes', 'active', 'test', 'minted',
+       now() + interval '5 minutes', now())`,
+    [
+      reasons.tenantId ?? DEFAULT_TENANT,
+      id,
+      reasons.agentId ?? any("agent"),
+      reasons.ownerId ?? any("owner"),
+      reasons.identityId ?? null,
+      reasons.taskId ?? any("task"),
+      reasons.purposeId ?? any("purpose"),
+      reasons.targetId ?? any("target"),
+      newId("decision"),
+      selfContained,
+      reasons.resourceIds ?? [],
+    ],
+  );
+  return id;
+}
+
+export async function stateOf(r: Registry, table: string, id: string): Promise<string> {
+  const column = table === "owners" ? "status" : "state";
+  const [row] = await r.sql<{ state: string }>(`select ${column} as state from ${table} where id = $1`, [id]);
+  return row?.state ?? "absent";
+}
