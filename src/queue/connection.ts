@@ -152,10 +152,14 @@ async function fail(reason: Promise<unknown>): Promise<never> {
   throw await reason;
 }
 
-// Errors that pass by themselves: the network's, ours for "no answer", and Postgres shutting down, starting or full.
+// What passes by itself: the network, ours for "no answer", Postgres shutting down, starting or full, Redis loading. What
+// is configured wrongly (a password, a certificate, a database that is not there) stays wrong and is said at the start.
+const PASSING =
+  /^(ECONN(REFUSED|RESET|ABORTED)|ETIMEDOUT|EPIPE|ENOENT|E(HOST|NET)(UNREACH|DOWN)|ENOTFOUND|EAI_AGAIN|57P0\d|53300|08\w{3})$/;
+
 function isUnreachable(error: unknown): boolean {
-  const code = error instanceof Error && "code" in error ? String(error.code) : "";
-  return /^(E[A-Z_]+|57P0\d|53300|08\w{3})$/.test(code) || /clos|terminat|timeout|LOADING/i.test(String(error));
+  if (error instanceof Error && "code" in error && typeof error.code === "string") return PASSING.test(error.code);
+  return /closed|terminated|timeout|LOADING/i.test(String(error));
 }
 
 function noQueue(): JobQueue {

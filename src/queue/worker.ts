@@ -108,9 +108,8 @@ export function superviseWorker(deps: WorkerDeps, options: WorkerOptions = {}): 
   }
 
   async function handOver(worker: Consumer): Promise<void> {
-    const drained = worker.drain().catch(() => undefined);
     const limit = worker.busy ? Math.min(drainMs, MAX_DRAIN_MS) : GOODBYE_MS;
-    await Promise.race([drained, pause(limit)]);
+    await within(limit, "draining", worker.drain()).catch(() => undefined);
     if (!worker.busy) return;
     log.warn({ queue: server.kind }, "the wake-up handler did not end in time; its job is given to another process");
     await within(GOODBYE_MS, "giving a job back", worker.giveBack()).catch(() => undefined);

@@ -20,7 +20,7 @@ const { defaultPolicies } = await import("../../src/policy/default-policies.ts")
 const { anAction, anInput, compiled } = await import("./fixtures.ts");
 
 const policies = compiled(defaultPolicies);
-const classes = ["read", "write", "execute", "deploy", "delete"];
+const classes = ["write", "execute", "deploy", "delete"];
 let decided = 0;
 
 const server = http.createServer((request, response) => {

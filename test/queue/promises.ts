@@ -189,6 +189,23 @@ export function itIsAQueue<Server extends TestServer>(name: string, start: () =>
       expect(later.misses()).toBe(0);
     });
 
+    test("emptied while the handler runs: its job is gone, and later wake-ups come all the same", async () => {
+      const queue = await open(server, freshPrefix());
+      let calls = 0;
+      let release: () => void = () => undefined;
+      const held = new Promise<void>((resolve) => (release = resolve));
+      queue.startWorker(async () => {
+        calls += 1;
+        if (calls === 1) await held;
+      });
+      queue.wakeUps.now();
+      await until("the handler runs", () => calls === 1);
+      await server.empty();
+      release();
+      await wakesUp(queue, () => calls);
+      expect(queue.lines.filter((line) => line.includes('"level":"error"'))).toEqual([]);
+    });
+
     test("killed: calls return in the same turn and are counted as lost; started again, everything works", async () => {
       const queue = await open(server, freshPrefix());
       let calls = 0;

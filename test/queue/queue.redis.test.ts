@@ -9,6 +9,9 @@ import { redisTestServer } from "./servers.ts";
 describeWithRedis("on Redis", () => {
   const server = itIsAQueue("Redis", redisTestServer);
 
+  const commands = async (): Promise<number> =>
+    Number(/total_commands_processed:(\d+)/.exec(await server().admin((redis) => redis.info("stats")))?.[1]);
+
   describe("a Redis that may evict jobs (reliability B10)", () => {
     test("is refused at the start, with the command that mends it", async () => {
       await using evicting = await testRedis(["--maxmemory-policy", "allkeys-lru"]);
@@ -52,8 +55,24 @@ describeWithRedis("on Redis", () => {
     const key = `{${prefix}}:wake-ups:delayed`;
     await server().admin((redis) => redis.set(key, "garbage"));
     await until("the worker is replaced", () => queue.lines.some((line) => line.includes("replaced")));
+    const before = await commands();
+    const began = performance.now();
+    await until("a second", () => performance.now() - began > 1_000);
+    // BullMQ alone asks again at once, some thousand times in that second.
+    expect((await commands()) - before).toBeLessThan(500);
     await server().admin((redis) => redis.del(key));
     await wakesUp(queue, () => calls);
+  });
+
+  test("an idle Redis is asked something when the jobs of a second are due, for else it wakes a worker 100 ms late", async () => {
+    const queue = await open(server(), freshPrefix());
+    let calls = 0;
+    queue.startWorker(async () => void (calls += 1));
+    await wakesUp(queue, () => calls);
+    const asked = async (): Promise<number> =>
+      Number(/cmdstat_zcard:calls=(\d+)/.exec(await server().admin((redis) => redis.info("commandstats")))?.[1] ?? 0);
+    const before = await asked();
+    await until("several seconds' worth", async () => (await asked()) >= before + 9);
   });
 
   test("a full Redis costs wake-ups, not the process", async () => {

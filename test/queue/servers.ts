@@ -97,6 +97,8 @@ export async function postgresTestServer(): Promise<
   await query(ownerUrl, "create schema bullmq; grant usage, create on schema bullmq to mayfly_runtime");
   const superuserUrl = server.superuserUrl.replace(/postgres$/, "queue_test");
   const admin = (sql: string): Promise<unknown[]> => query(superuserUrl, sql);
+  // It does not wait for the disk, and a test that kills it must not undo what it was given.
+  await admin("checkpoint");
   const data = join(JSON.parse(await readFile(join(directory.path, "embedded.json"), "utf8")).base, "data");
   const postmaster = (): number => Number(readFileSync(join(data, "postmaster.pid"), "utf8").split("\n")[0]);
   let frozen: number[] = [];

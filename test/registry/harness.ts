@@ -40,6 +40,7 @@ export interface Ask {
   readonly body?: unknown;
   readonly ifMatch?: string | undefined;
   readonly requestId?: string;
+  readonly headers?: Readonly<Record<string, string>>;
 }
 
 /** The registry's endpoints over real HTTP on a database of one test file's own. */
@@ -131,7 +132,7 @@ export async function registry(options: RegistryOptions = {}): Promise<Registry>
   });
   const port = await http.start("127.0.0.1", 0);
 
-  const ask: Registry["ask"] = async (who, method, path, { body, ifMatch, requestId } = {}) => {
+  const ask: Registry["ask"] = async (who, method, path, { body, ifMatch, requestId, headers: more } = {}) => {
     const response = await fetch(`http://127.0.0.1:${port}${path}`, {
       method,
       headers: {
@@ -139,6 +140,7 @@ export async function registry(options: RegistryOptions = {}): Promise<Registry>
         ...(body === undefined ? {} : { "content-type": "application/json" }),
         ...(ifMatch === undefined ? {} : { "if-match": ifMatch }),
         ...(requestId === undefined ? {} : { "x-request-id": requestId }),
+        ...more,
       },
       ...(body === undefined ? {} : { body: JSON.stringify(body) }),
     });
@@ -203,8 +205,8 @@ export function fresh(word: string): string {
 
 /** Bodies that are accepted as they are, with what they refer to made first. */
 export const bodies = {
-  team: async () => ({ name: fresh("team") }),
-  owner: async () => ({ kind: "human", name: fresh("owner"), email: "o@example.com" }),
+  team: async (_r?: Registry, _who = "admin") => ({ name: fresh("team") }),
+  owner: async (_r?: Registry, _who = "admin") => ({ kind: "human", name: fresh("owner"), email: "o@example.com" }),
   agent: async (r: Registry, who = "admin") => ({
     kind: "agent",
     name: fresh("agent"),
@@ -212,7 +214,7 @@ export const bodies = {
     owner_id: await anOwner(r, {}, who),
     environment: "staging",
   }),
-  trustSource: async () => ({
+  trustSource: async (_r?: Registry, _who = "admin") => ({
     name: fresh("idp"),
     kind: "oidc",
     issuer: `https://${fresh("idp")}.example.com`,

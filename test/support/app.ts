@@ -48,7 +48,7 @@ export function appEnv(database: TestDatabase, extra: Readonly<Record<string, st
     MAYFLY_PORT: "0",
     MAYFLY_LOG_LEVEL: "debug",
     MAYFLY_SWEEP_SECONDS: "1",
-    MAYFLY_MINT_TIMEOUT_SECONDS: "3",
+    MAYFLY_MINT_TIMEOUT_SECONDS: "5",
     MAYFLY_ALLOW_LOOPBACK_HTTP: "true",
     ...extra,
   };
