@@ -4,7 +4,7 @@ import { cpuTimes } from "./support/cpu.ts";
 import { askLedger } from "./support/ledger.ts";
 import type { BenchOptions } from "./support/options.ts";
 import { percentile, round, table } from "./support/report.ts";
-import { seed, type Seeded } from "./support/seed.ts";
+import { type Seeded, seed } from "./support/seed.ts";
 import { startServer } from "./support/server.ts";
 
 /** From the seeding to the common end: time to mint them all, under the five minutes that the default policies allow. */
@@ -40,12 +40,18 @@ export async function benchDeath(options: BenchOptions): Promise<object> {
     ["process", "CPU seconds"],
     Object.keys(after).map((name) => [name, round((after[name] ?? 0) - (before[name] ?? 0), 2)]),
   );
-  console.log(`all ${count} ended at ${endsAt.toISOString()}, as ${ends.states.join(", ")}; probes: ${ends.probes.join(", ")}\n`);
+  console.log(
+    `all ${count} ended at ${endsAt.toISOString()}, as ${ends.states.join(", ")}; probes: ${ends.probes.join(", ")}\n`,
+  );
   return {
     bench: "death",
     issuer,
     n: count,
-    lag_ms: { p50: round(percentile(lags, 0.5)), p99: round(percentile(lags, 0.99)), max: round(lags.at(-1) ?? Number.NaN) },
+    lag_ms: {
+      p50: round(percentile(lags, 0.5)),
+      p99: round(percentile(lags, 0.99)),
+      max: round(lags.at(-1) ?? Number.NaN),
+    },
   };
 }
 
@@ -58,9 +64,13 @@ interface Ends {
 async function allDead(seeded: Seeded, count: number): Promise<Ends> {
   // Seldom, because a reader of the ledger is load too.
   for (const startedAt = performance.now(); ; await sleep(500)) {
-    const { dead } = await askLedger<{ dead: number }>(seeded, "select count(*)::int as dead from mayfly.credentials where due_at is null");
+    const { dead } = await askLedger<{ dead: number }>(
+      seeded,
+      "select count(*)::int as dead from mayfly.credentials where due_at is null",
+    );
     if (dead === count) break;
-    if (performance.now() - startedAt > GIVE_UP_SECONDS * 1000) throw new Error(`${dead} of ${count} are dead after two minutes`);
+    if (performance.now() - startedAt > GIVE_UP_SECONDS * 1000)
+      throw new Error(`${dead} of ${count} are dead after two minutes`);
   }
   const ends = await askLedger<{ lags: number[]; states: string[]; probes: string[]; seconds: number }>(
     seeded,

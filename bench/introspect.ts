@@ -15,7 +15,11 @@ export async function benchIntrospect(options: BenchOptions): Promise<object> {
   await using load = startHelper("load.ts");
   await using server = await startServer(options);
   const seeded = await seed(server);
-  const minted = await mintMany<{ access_token: string }>(server, seeded, { count: TOKENS, target: seeded.targets.jwt, ttl: 300 });
+  const minted = await mintMany<{ access_token: string }>(server, seeded, {
+    count: TOKENS,
+    target: seeded.targets.jwt,
+    ttl: 300,
+  });
   const introspection: Side = {
     name: "introspect",
     port: server.port,
@@ -30,7 +34,11 @@ export async function benchIntrospect(options: BenchOptions): Promise<object> {
     },
     cpu: () => cpuTimes(server),
   };
-  const [asked, mint] = await measure(load, [introspection, mintSide(server, seeded, { ttl: options.ttl, fresh: 0 })], options);
+  const [asked, mint] = await measure(
+    load,
+    [introspection, mintSide(server, seeded, { ttl: options.ttl, fresh: 0 })],
+    options,
+  );
   if (asked === undefined || mint === undefined) throw new Error("two sides were measured");
   return {
     bench: "introspect",

@@ -4,7 +4,7 @@ import { cpuTimes } from "./support/cpu.ts";
 import { askLedger } from "./support/ledger.ts";
 import type { BenchOptions } from "./support/options.ts";
 import { median, percentile, round, table } from "./support/report.ts";
-import { seed, type Seeded } from "./support/seed.ts";
+import { type Seeded, seed } from "./support/seed.ts";
 import { type Server, startServer } from "./support/server.ts";
 
 /** Roles of a round. All are alive together, then killed together. */
@@ -23,7 +23,8 @@ export async function benchPostgres(options: BenchOptions): Promise<object> {
   // Connects, prepares and compiles; not measured.
   await runRound(server, seeded, Math.ceil(count / 5), options.connections);
   const rounds = [];
-  for (let number = 1; number <= options.rounds; number += 1) rounds.push(await runRound(server, seeded, count, options.connections));
+  for (let number = 1; number <= options.rounds; number += 1)
+    rounds.push(await runRound(server, seeded, count, options.connections));
   table(
     ["round", "roles", "mints/s", "proven revokes/s", "receipt lag p50 ms", "p99 ms", "mayfly CPU s", "postgres CPU s"],
     rounds.map((done, index) => [
@@ -62,13 +63,24 @@ async function runRound(server: Server, seeded: Seeded, count: number, connectio
 
   const orderedAt = Date.now();
   const order = { selector: { target_id: target }, reason: "benchmark" };
-  const { matched } = await post<{ matched: number }>(server, tokenFor(seeded, seeded.orchestratorSub), "/v1/revocations", order);
+  const { matched } = await post<{ matched: number }>(
+    server,
+    tokenFor(seeded, seeded.orchestratorSub),
+    "/v1/revocations",
+    order,
+  );
   if (matched !== count) throw new Error(`${matched} of ${count} roles were alive when they were killed`);
   const ids = minted.map(({ credential }) => credential.id);
   const { last, lags } = await provenDead(seeded, ids);
   const after = cpuTimes(server);
   const spent = (name: string): number => (after[name] ?? 0) - (before[name] ?? 0);
-  return { mintSeconds, revokeSeconds: (last - orderedAt) / 1000, lags, mayfly: spent("mayfly"), postgres: spent("postgres") };
+  return {
+    mintSeconds,
+    revokeSeconds: (last - orderedAt) / 1000,
+    lags,
+    mayfly: spent("mayfly"),
+    postgres: spent("postgres"),
+  };
 }
 
 /** Waits until every one is `revoked` with a receipt, and no role of theirs is left. Throws for any other end. */
@@ -80,9 +92,15 @@ async function provenDead(seeded: Seeded, ids: readonly string[]): Promise<{ las
       [ids],
     );
     if (left === 0) break;
-    if (performance.now() - startedAt > PROVEN_WITHIN_MS) throw new Error(`${left} roles are not proven dead after two minutes`);
+    if (performance.now() - startedAt > PROVEN_WITHIN_MS)
+      throw new Error(`${left} roles are not proven dead after two minutes`);
   }
-  const { proven, last, lags, roles } = await askLedger<{ proven: number; last: number; lags: number[]; roles: number }>(
+  const { proven, last, lags, roles } = await askLedger<{
+    proven: number;
+    last: number;
+    lags: number[];
+    roles: number;
+  }>(
     seeded,
     `select count(*) filter (where state = 'revoked' and receipt ->> 'probe' = 'pg_catalog')::int as proven,
        (extract(epoch from max((receipt ->> 'proven_at')::timestamptz)) * 1000)::float8 as last,
@@ -91,6 +109,7 @@ async function provenDead(seeded: Seeded, ids: readonly string[]): Promise<{ las
      from mayfly.credentials where id = any ($1)`,
     [ids],
   );
-  if (proven !== ids.length || roles !== 0) throw new Error(`${proven} of ${ids.length} are proven, ${roles} roles are left`);
+  if (proven !== ids.length || roles !== 0)
+    throw new Error(`${proven} of ${ids.length} are proven, ${roles} roles are left`);
   return { last, lags };
 }

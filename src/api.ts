@@ -6,9 +6,20 @@ import { createIdempotencyStore } from "./db/idempotency.ts";
 import type { Endpoint } from "./http/endpoint.ts";
 import { createHttpServer } from "./http/server.ts";
 import { createAuthenticator } from "./identity/authenticate.ts";
+import { identityEndpoints } from "./identity/identities.routes.ts";
+import { trustSourceEndpoints } from "./identity/trust-sources.routes.ts";
 import { keyEndpoints } from "./keys/keys.routes.ts";
 import { SYSTEM_TENANT } from "./lib/ids.ts";
 import { policyEndpoints } from "./policy/policies.routes.ts";
+import { giveDefaultPolicies } from "./policy/publish-policies.ts";
+import { agentEndpoints } from "./registry/agents.routes.ts";
+import { ownerEndpoints } from "./registry/owners.routes.ts";
+import { purposeEndpoints } from "./registry/purposes.routes.ts";
+import { relationshipEndpoints } from "./registry/relationships.routes.ts";
+import { resourceEndpoints } from "./registry/resources.routes.ts";
+import { teamEndpoints } from "./registry/teams.routes.ts";
+import { tenantEndpoints } from "./registry/tenants.routes.ts";
+import { targetEndpoints } from "./targets/targets.routes.ts";
 import { taskEndpoints } from "./tasks/tasks.routes.ts";
 
 /** A listening API. */
@@ -24,6 +35,16 @@ export function allEndpoints(broker: Broker): Endpoint[] {
   return [
     ...credentialEndpoints({ ...broker, onMint: broker.metrics.minted }),
     ...taskEndpoints(broker),
+    ...tenantEndpoints({ ...broker, onTenantCreated: giveDefaultPolicies }),
+    ...ownerEndpoints(broker),
+    ...teamEndpoints(broker),
+    ...agentEndpoints(broker),
+    ...trustSourceEndpoints(broker),
+    ...identityEndpoints(broker),
+    ...resourceEndpoints(broker),
+    ...relationshipEndpoints(broker),
+    ...purposeEndpoints(broker),
+    ...targetEndpoints(broker),
     ...policyEndpoints(broker),
     ...auditEndpoints(broker),
     ...keyEndpoints(broker),
@@ -39,7 +60,9 @@ export async function startApi(broker: Broker, options: { readonly validateRepli
   const server = createHttpServer({
     endpoints: allEndpoints(broker),
     authenticate: createAuthenticator({ ...broker, now: () => new Date() }),
-    idempotency: createIdempotencyStore((tenantId, work) => db.withTenant({ tenantId, actor: "mayfly:idempotency" }, work)),
+    idempotency: createIdempotencyStore((tenantId, work) =>
+      db.withTenant({ tenantId, actor: "mayfly:idempotency" }, work),
+    ),
     log,
     metrics: broker.metrics.registry,
     health: { database: () => db.check(), queue: () => broker.queue.check() },
@@ -54,7 +77,13 @@ export async function startApi(broker: Broker, options: { readonly validateRepli
         actor: principal?.subject ?? "unknown",
         ...(principal?.agentId === undefined ? {} : { agent_id: principal.agentId }),
         request_id: refusal.requestId,
-        data: { method: refusal.method, route: refusal.route, code: refusal.code, pointers: refusal.pointers, ...(refusal.reasons ? { reasons: refusal.reasons } : {}) },
+        data: {
+          method: refusal.method,
+          route: refusal.route,
+          code: refusal.code,
+          pointers: refusal.pointers,
+          ...(refusal.reasons ? { reasons: refusal.reasons } : {}),
+        },
       });
     },
   });

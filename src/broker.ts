@@ -1,19 +1,19 @@
 import { hkdfSync } from "node:crypto";
 import { createRecorder, type RecordEvent } from "./audit/record.ts";
 import type { Config } from "./config.ts";
-import { introspectSql, type IntrospectSql } from "./credentials/introspect.ts";
+import { type IntrospectSql, introspectSql } from "./credentials/introspect.ts";
 import { type MintSql, mintSql } from "./credentials/mint.ts";
 import { type Db, openDatabase } from "./db/database.ts";
 import { openEmbeddedStack, openStack, type Stack } from "./db/stack.ts";
 import { createPager, type Pager } from "./http/page.ts";
 import { createKeyCache, type KeyCache } from "./identity/key-cache.ts";
-import { createSafeFetch } from "./identity/safe-fetch.ts";
+import { createSafeFetch, type SafeFetch } from "./identity/safe-fetch.ts";
 import { tenantIssuer } from "./identity/tenant-issuer.ts";
 import { loadKeyEncryptionKey } from "./keys/kek.ts";
 import { createSigningKeys, type SigningKeys } from "./keys/signing-keys.ts";
 import type { Log } from "./lib/log.ts";
 import { createSealer, type Sealer } from "./lib/seal.ts";
-import { createMetrics, measureLedger, type Metrics } from "./metrics.ts";
+import { createMetrics, type Metrics, measureLedger } from "./metrics.ts";
 import { createPolicies, type Policies } from "./policy/policies.ts";
 import { openQueue } from "./queue/connection.ts";
 import type { JobQueue, QueueConfig, WakeUps } from "./queue/queue.ts";
@@ -32,6 +32,8 @@ export interface Broker extends AsyncDisposable {
   readonly wakeUps: WakeUps;
   readonly keys: SigningKeys;
   readonly keyCache: KeyCache;
+  /** Fetches what trust sources publish, and nothing that is not on the public internet (or this machine, if allowed). */
+  readonly fetchJson: SafeFetch;
   readonly policies: Policies;
   readonly targets: TargetClients;
   readonly handles: Sealer;
@@ -41,7 +43,11 @@ export interface Broker extends AsyncDisposable {
   readonly metrics: Metrics;
   readonly sql: MintSql;
   readonly introspection: IntrospectSql;
-  readonly limits: { readonly maxTtlSeconds: number; readonly defaultTtlSeconds: number; readonly mintTimeoutSeconds: number };
+  readonly limits: {
+    readonly maxTtlSeconds: number;
+    readonly defaultTtlSeconds: number;
+    readonly mintTimeoutSeconds: number;
+  };
   readonly publicUrl: () => string;
   readonly issuerUrl: (tenantName: string) => string;
   /** With port 0 the public URL is known only once the API listens. */
@@ -51,7 +57,10 @@ export interface Broker extends AsyncDisposable {
 /** Opens a broker, or fails with what to do about it. Disposing closes everything, the embedded database last. */
 export async function openBroker(config: Config, log: Log): Promise<Broker> {
   const kek = await loadKeyEncryptionKey(config.kek, config.dataDir);
-  const stack = config.databaseUrl === undefined ? await openEmbeddedStack(config.dataDir) : await openStack(config.databaseUrl.reveal());
+  const stack =
+    config.databaseUrl === undefined
+      ? await openEmbeddedStack(config.dataDir)
+      : await openStack(config.databaseUrl.reveal());
   const metrics = createMetrics();
   const db = openDatabase({ connectionString: stack.runtimeUrl, log });
   const closing: AsyncDisposable[] = [db, stack];
@@ -64,6 +73,7 @@ export async function openBroker(config: Config, log: Log): Promise<Broker> {
     const targets = createTargetClients(db, targetConfigs);
     closing.unshift(targets);
     let publicUrl = config.publicUrl;
+    const fetchJson = createSafeFetch({ allowLoopbackHttp: config.allowLoopbackHttp });
     const publicUrlOf = (): string => publicUrl ?? `http://127.0.0.1:${config.port}`;
     return {
       config,
@@ -73,8 +83,9 @@ export async function openBroker(config: Config, log: Log): Promise<Broker> {
       queue,
       wakeUps: queue.wakeUps,
       keys: createSigningKeys(db, createSealer(kek, "signing-key")),
+      fetchJson,
       keyCache: createKeyCache({
-        fetchJson: createSafeFetch({ allowLoopbackHttp: config.allowLoopbackHttp }),
+        fetchJson,
         nowMs: () => performance.now(),
         report: (event) => log[event.outcome === "failed" ? "warn" : "debug"](event, "trust source keys"),
       }),

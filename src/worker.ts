@@ -1,6 +1,6 @@
+import type { Broker } from "./broker.ts";
 import { reconcileTarget } from "./credentials/reconcile.ts";
 import { createSweeper } from "./credentials/sweep.ts";
-import type { Broker } from "./broker.ts";
 import type { Id } from "./lib/ids.ts";
 import { endDueTasks } from "./tasks/end-task.ts";
 
@@ -33,13 +33,15 @@ export async function startWorker(broker: Broker): Promise<Worker> {
   };
 
   const reconcile = async (): Promise<void> => {
-    const due = await db.callAcrossTenants<{ tenant_id: Id<"tenant">; target_id: Id<"target"> }>("targets_to_reconcile", [
-      `${config.reconcileSeconds} seconds`,
-    ]);
+    const due = await db.callAcrossTenants<{ tenant_id: Id<"tenant">; target_id: Id<"target"> }>(
+      "targets_to_reconcile",
+      [`${config.reconcileSeconds} seconds`],
+    );
     for (const { tenant_id, target_id } of due) {
       try {
         const found = await reconcileTarget(broker, tenant_id, target_id);
-        if (found.orphansRemoved + found.missingClosed > 0) log.warn({ target: target_id, ...found }, "the target and the ledger differed");
+        if (found.orphansRemoved + found.missingClosed > 0)
+          log.warn({ target: target_id, ...found }, "the target and the ledger differed");
       } catch (error) {
         log.warn({ err: error, target: target_id }, "a target could not be reconciled");
       }

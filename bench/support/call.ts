@@ -5,7 +5,11 @@ import type { Server } from "./server.ts";
 
 /** A token of the seeded trust source for this `sub`. */
 export function tokenFor({ workload, issuer, audience }: Seeded, sub: string): string {
-  return signJwt(createPrivateKey({ key: workload.jwk, format: "jwk" }), workload.kid, { iss: issuer, sub, aud: audience });
+  return signJwt(createPrivateKey({ key: workload.jwk, format: "jwk" }), workload.kid, {
+    iss: issuer,
+    sub,
+    aud: audience,
+  });
 }
 
 /** Calls the API once, outside of any measurement. Throws unless it answers 2xx. */
@@ -32,7 +36,13 @@ export async function mintMany<Secret>(
   const lane = async (): Promise<void> => {
     for (let index = next++; index < count; index = next++) {
       const caller = index % seeded.callers.length;
-      const request = { task_id: seeded.callers[caller]?.taskId, target, actions: ["read"], resources: [seeded.resource], ttl_seconds: ttl };
+      const request = {
+        task_id: seeded.callers[caller]?.taskId,
+        target,
+        actions: ["read"],
+        resources: [seeded.resource],
+        ttl_seconds: ttl,
+      };
       minted.push(await post(server, tokens[caller] ?? "", "/v1/credentials", request));
     }
   };

@@ -48,7 +48,8 @@ export function answerParent(work: (message: never) => Promise<object>): void {
   process.on("message", (message) => {
     work(message as never).then(
       (answer) => process.send?.(answer),
-      (error: unknown) => process.send?.({ error: error instanceof Error ? (error.stack ?? error.message) : String(error) }),
+      (error: unknown) =>
+        process.send?.({ error: error instanceof Error ? (error.stack ?? error.message) : String(error) }),
     );
   });
   process.once("disconnect", () => process.exit(0));

@@ -10,7 +10,9 @@ const TICKS_PER_SECOND = 100;
 /** Processor time used so far by a server process and by its PostgreSQL, all backends together. */
 export function cpuTimes(server: { readonly pid: number; readonly directory: string }): CpuTimes {
   try {
-    const postmaster = Number(/^\d+/.exec(readFileSync(join(postgresData(server.directory), "postmaster.pid"), "utf8"))?.[0]);
+    const postmaster = Number(
+      /^\d+/.exec(readFileSync(join(postgresData(server.directory), "postmaster.pid"), "utf8"))?.[0],
+    );
     return { mayfly: statOf(server.pid).own, postgres: treeTime(postmaster) };
   } catch {
     return {};
@@ -50,7 +52,10 @@ function treeTime(pid: number): number {
 function statOf(pid: number): { readonly parent: number; readonly own: number; readonly inherited: number } {
   const text = readFileSync(`/proc/${pid}/stat`, "latin1");
   // proc(5), from the third field on: the second is a name, which may hold anything.
-  const fields = text.slice(text.lastIndexOf(")") + 2).split(" ").map(Number);
+  const fields = text
+    .slice(text.lastIndexOf(")") + 2)
+    .split(" ")
+    .map(Number);
   const seconds = (first: number): number => ((fields[first] ?? 0) + (fields[first + 1] ?? 0)) / TICKS_PER_SECOND;
   return { parent: fields[1] ?? 0, own: seconds(11), inherited: seconds(13) };
 }

@@ -2,7 +2,11 @@ import pg from "pg";
 import type { Seeded } from "./seed.ts";
 
 /** Asks the ledger, as the superuser: nothing that is measured goes through here. */
-export async function askLedger<Row extends pg.QueryResultRow>({ ledgerUrl }: Pick<Seeded, "ledgerUrl">, text: string, values: readonly unknown[] = []): Promise<Row> {
+export async function askLedger<Row extends pg.QueryResultRow>(
+  { ledgerUrl }: Pick<Seeded, "ledgerUrl">,
+  text: string,
+  values: readonly unknown[] = [],
+): Promise<Row> {
   const client = new pg.Client({ connectionString: ledgerUrl });
   await client.connect();
   try {

@@ -79,7 +79,13 @@ async function runRound({ port, connections, seconds }: RunRound): Promise<Round
   const elapsed = (performance.now() - startedAt) / 1000;
   const { user, system } = process.cpuUsage(cpu);
   const sorted = Float64Array.from(latencies).sort();
-  return { answered: latencies.length, seconds: elapsed, latencies: sorted, cpuSeconds: (user + system) / 1e6, ...seen };
+  return {
+    answered: latencies.length,
+    seconds: elapsed,
+    latencies: sorted,
+    cpuSeconds: (user + system) / 1e6,
+    ...seen,
+  };
 }
 
 interface Answer {

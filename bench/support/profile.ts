@@ -27,7 +27,10 @@ export function printProfile(text: string): void {
   const busy = [...spent.values()].reduce((sum, time) => sum + time, 0);
   const top = [...spent].sort(([, a], [, b]) => b - a).slice(0, SHOWN);
   console.log(`where the server's main thread was, ${round(busy / 1e6, 1)} s busy (start and seeding included):`);
-  table(["share %", "self ms", "function"], top.map(([name, time]) => [round((time / busy) * 100, 1), round(time / 1000), name]));
+  table(
+    ["share %", "self ms", "function"],
+    top.map(([name, time]) => [round((time / busy) * 100, 1), round(time / 1000), name]),
+  );
 }
 
 function nameOf({ functionName, url, lineNumber }: CpuProfile["nodes"][number]["callFrame"]): string {
@@ -35,6 +38,9 @@ function nameOf({ functionName, url, lineNumber }: CpuProfile["nodes"][number]["
   const path = url.startsWith("file:") ? fileURLToPath(url) : url;
   const inPackage = /node_modules\/((?:@[^/]+\/)?[^/]+)\/.*?([^/]+)$/.exec(path);
   const inDist = /\/dist\/(.+)$/.exec(path);
-  const place = inPackage === null ? (inDist?.[1] ?? (url.startsWith("node:") ? url : basename(path))) : `${inPackage[1]}/${inPackage[2]}`;
+  const place =
+    inPackage === null
+      ? (inDist?.[1] ?? (url.startsWith("node:") ? url : basename(path)))
+      : `${inPackage[1]}/${inPackage[2]}`;
   return `${functionName || "(anonymous)"} ${place}:${lineNumber + 1}`;
 }

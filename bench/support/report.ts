@@ -8,7 +8,9 @@ const MEMORY_FILE_SYSTEMS = new Set([0x01021994, 0x858458f6]);
 /** The first line of every report: what was measured on. */
 export function machine(): string {
   const [cpu] = cpus();
-  const { version } = JSON.parse(readFileSync(new URL("../../package.json", import.meta.url), "utf8")) as { version: string };
+  const { version } = JSON.parse(readFileSync(new URL("../../package.json", import.meta.url), "utf8")) as {
+    version: string;
+  };
   const load = loadavg()[0] ?? 0;
   const inMemory = MEMORY_FILE_SYSTEMS.has(statfsSync(tmpdir()).type);
   return [
@@ -21,7 +23,9 @@ export function machine(): string {
 
 function commit(): string {
   try {
-    return ` (${execFileSync("git", ["rev-parse", "--short", "HEAD"], { stdio: ["ignore", "pipe", "ignore"] }).toString().trim()})`;
+    return ` (${execFileSync("git", ["rev-parse", "--short", "HEAD"], { stdio: ["ignore", "pipe", "ignore"] })
+      .toString()
+      .trim()})`;
   } catch {
     return "";
   }
@@ -35,7 +39,9 @@ export function percentile(sorted: ArrayLike<number>, share: number): number {
 export function median(values: readonly number[]): number {
   const sorted = values.toSorted((a, b) => a - b);
   const middle = sorted.length / 2;
-  return Number.isInteger(middle) ? ((sorted[middle - 1] ?? 0) + (sorted[middle] ?? 0)) / 2 : (sorted[Math.floor(middle)] ?? 0);
+  return Number.isInteger(middle)
+    ? ((sorted[middle - 1] ?? 0) + (sorted[middle] ?? 0)) / 2
+    : (sorted[Math.floor(middle)] ?? 0);
 }
 
 export function round(value: number, digits = 0): number {
@@ -48,7 +54,9 @@ export function table(columns: readonly string[], rows: readonly (readonly (stri
   const widths = columns.map((_, index) => Math.max(...cells.map((row) => row[index]?.length ?? 0)));
   const isText = columns.map((_, index) => rows.some((row) => typeof row[index] === "string"));
   for (const row of cells) {
-    const line = row.map((cell, index) => (isText[index] ? cell.padEnd(widths[index] ?? 0) : cell.padStart(widths[index] ?? 0)));
+    const line = row.map((cell, index) =>
+      isText[index] ? cell.padEnd(widths[index] ?? 0) : cell.padStart(widths[index] ?? 0),
+    );
     console.log(`  ${line.join("  ").trimEnd()}`);
   }
   console.log("");

@@ -59,13 +59,22 @@ function mints(recipe: Extract<Recipe, { kind: "mint" }>): Buffer[] {
     const token = signJwt(key, recipe.workload.kid, { iss: recipe.issuer, sub: caller?.sub, aud: recipe.audience });
     // Lifetimes differ, so that no two seconds' wake-ups, and not all questions to the policies, are the same one.
     const ttl = Math.max(1, recipe.ttl - (index % Math.ceil(recipe.ttl / 2)));
-    const body = { task_id: caller?.taskId, target: recipe.target, actions: ["read"], resources: [recipe.resource], ttl_seconds: ttl };
+    const body = {
+      task_id: caller?.taskId,
+      target: recipe.target,
+      actions: ["read"],
+      resources: [recipe.resource],
+      ttl_seconds: ttl,
+    };
     return post(recipe.host, "/v1/credentials", "application/json", JSON.stringify(body), token);
   });
 }
 
 function clientCredentials(recipe: Extract<Recipe, { kind: "client_credentials" }>): Buffer[] {
-  const clients = recipe.clients.map((client) => ({ ...client, key: createPrivateKey({ key: client.jwk, format: "jwk" }) }));
+  const clients = recipe.clients.map((client) => ({
+    ...client,
+    key: createPrivateKey({ key: client.jwk, format: "jwk" }),
+  }));
   return Array.from({ length: recipe.fresh }, (_, index) => {
     const client = clients[index % clients.length];
     if (client === undefined) throw new Error("no clients");
@@ -82,7 +91,13 @@ function clientCredentials(recipe: Extract<Recipe, { kind: "client_credentials" 
 
 function introspections({ host, tokens, callerToken }: Extract<Recipe, { kind: "introspect" }>): Buffer[] {
   return tokens.map((token) =>
-    post(host, "/oauth/introspect", "application/x-www-form-urlencoded", new URLSearchParams({ token }).toString(), callerToken),
+    post(
+      host,
+      "/oauth/introspect",
+      "application/x-www-form-urlencoded",
+      new URLSearchParams({ token }).toString(),
+      callerToken,
+    ),
   );
 }
 

@@ -1,5 +1,5 @@
-import { type CpuTimes, cpuTimes, processTime } from "./cpu.ts";
 import type { Helper } from "./child.ts";
+import { type CpuTimes, cpuTimes, processTime } from "./cpu.ts";
 import type { Prepare, Round, RunRound } from "./load.ts";
 import { median, percentile, round, table } from "./report.ts";
 import type { Recipe } from "./requests.ts";
@@ -57,14 +57,23 @@ export async function measure(load: Helper, sides: readonly Side[], options: Loa
       await load.ask({ do: "prepare", recipe: side.recipe() } satisfies Prepare);
       const before = side.cpu();
       const seconds = warmUp ? Math.min(WARM_UP_SECONDS, options.seconds) : options.seconds;
-      const done = await load.ask<Round>({ do: "run", port: side.port, connections: options.connections, seconds } satisfies RunRound);
+      const done = await load.ask<Round>({
+        do: "run",
+        port: side.port,
+        connections: options.connections,
+        seconds,
+      } satisfies RunRound);
       const after = side.cpu();
-      if (done.failed > 0) throw new Error(`${side.name}: ${done.failed} of ${done.failed + done.answered} failed, first: ${done.failure}`);
+      if (done.failed > 0)
+        throw new Error(
+          `${side.name}: ${done.failed} of ${done.failed + done.answered} failed, first: ${done.failure}`,
+        );
       side.check(done.sample);
       tally.answered += done.answered;
       if (warmUp) continue;
       tally.rounds.push(done);
-      for (const [name, time] of Object.entries(after)) tally.cpu[name] = (tally.cpu[name] ?? 0) + time - (before[name] ?? 0);
+      for (const [name, time] of Object.entries(after))
+        tally.cpu[name] = (tally.cpu[name] ?? 0) + time - (before[name] ?? 0);
       tally.cpu["load generator"] = (tally.cpu["load generator"] ?? 0) + done.cpuSeconds;
     }
   }
@@ -101,13 +110,22 @@ function printCpu(tallies: ReadonlyMap<Side, Tally>): void {
   const rows = [...tallies].flatMap(([{ name }, { rounds, cpu }]) => {
     const answered = rounds.reduce((sum, done) => sum + done.answered, 0);
     const seconds = rounds.reduce((sum, done) => sum + done.seconds, 0);
-    return Object.entries(cpu).map(([process, time]) => [name, process, round((time / answered) * 1e6), round((time / seconds) * 100)]);
+    return Object.entries(cpu).map(([process, time]) => [
+      name,
+      process,
+      round((time / answered) * 1e6),
+      round((time / seconds) * 100),
+    ]);
   });
   if (rows.length > 0) table(["", "process", "µs of CPU each", "% of a core"], rows);
 }
 
 /** Mints of JWTs, as one side. `fresh`: how many requests a round may need, each with a token of its own; 0 to reuse tokens. */
-export function mintSide(server: Server, seeded: Seeded, options: { readonly ttl: number; readonly fresh: number }): Side {
+export function mintSide(
+  server: Server,
+  seeded: Seeded,
+  options: { readonly ttl: number; readonly fresh: number },
+): Side {
   return {
     name: "mint",
     port: server.port,

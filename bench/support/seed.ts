@@ -45,7 +45,10 @@ export interface SeedOptions {
 }
 
 /** Fills a new deployment through the product's own code. */
-export async function seed(server: Server, { endsAt = IN_A_YEAR, singleUse = false }: SeedOptions = {}): Promise<Seeded> {
+export async function seed(
+  server: Server,
+  { endsAt = IN_A_YEAR, singleUse = false }: SeedOptions = {},
+): Promise<Seeded> {
   await using broker = await openBroker(loadConfig({ ...server.env }), createLog("error"));
   const { superuserUrl } = broker.stack;
   if (superuserUrl === undefined) throw new Error("the benchmarks run on the embedded PostgreSQL");
@@ -59,8 +62,20 @@ export async function seed(server: Server, { endsAt = IN_A_YEAR, singleUse = fal
     const trustSource = await aTrustSource(tx, { issuer, jwk, singleUse });
     const resource = await aResource(tx, owner, "tickets");
     const targets = {
-      jwt: await aTarget(tx, broker, { owner, resource, issuer: "jwt", config: { audience: "https://tickets.bench/api" }, access: { read: {} } }),
-      postgres: await aTarget(tx, broker, { owner, resource, issuer: "postgres", config: downstream.config, access: { read: { roles: [downstream.group] } } }),
+      jwt: await aTarget(tx, broker, {
+        owner,
+        resource,
+        issuer: "jwt",
+        config: { audience: "https://tickets.bench/api" },
+        access: { read: {} },
+      }),
+      postgres: await aTarget(tx, broker, {
+        owner,
+        resource,
+        issuer: "postgres",
+        config: downstream.config,
+        access: { read: { roles: [downstream.group] } },
+      }),
     };
     const callers = [];
     for (let index = 0; index < AGENTS; index += 1) {
@@ -69,11 +84,19 @@ export async function seed(server: Server, { endsAt = IN_A_YEAR, singleUse = fal
       callers.push({ sub, taskId: await aTask(tx, agent, await aPurpose(tx, { agent, owner, resource, endsAt })) });
     }
     const tool = await anAgent(tx, owner, "tickets-tool", trustSource);
-    await tx.insertInto("relationships").values({ tenant_id: TENANT, id: newId("relationship"), subject: tool, relation: "serves", object: targets.jwt }).execute();
+    await tx
+      .insertInto("relationships")
+      .values({ tenant_id: TENANT, id: newId("relationship"), subject: tool, relation: "serves", object: targets.jwt })
+      .execute();
     for (let index = 0; index < BYSTANDERS; index += 1) {
       const other = await anOwner(tx, `bystander-owner-${index}`);
       const agent = await anAgent(tx, other, `bystander-${index}`, trustSource);
-      const purpose = await aPurpose(tx, { agent, owner: other, resource: await aResource(tx, other, `bystander-${index}`), endsAt: IN_A_YEAR });
+      const purpose = await aPurpose(tx, {
+        agent,
+        owner: other,
+        resource: await aResource(tx, other, `bystander-${index}`),
+        endsAt: IN_A_YEAR,
+      });
       await aTask(tx, agent, purpose);
     }
     return { callers, targets };
@@ -95,7 +118,12 @@ export async function seed(server: Server, { endsAt = IN_A_YEAR, singleUse = fal
 
 /** A database to mint for, in the same server: an admin role as the documentation makes it, and a group to hand out. */
 async function makeDownstream(superuserUrl: string): Promise<{ config: object; group: string }> {
-  const [database, admin, group, password] = ["tickets", "mayfly_admin", "ticket_readers", new Secret(randomBytes(16).toString("hex"))];
+  const [database, admin, group, password] = [
+    "tickets",
+    "mayfly_admin",
+    "ticket_readers",
+    new Secret(randomBytes(16).toString("hex")),
+  ];
   const run = async (name: string, text: string): Promise<void> => {
     const url = new URL(superuserUrl);
     url.pathname = `/${name}`;
@@ -104,10 +132,16 @@ async function makeDownstream(superuserUrl: string): Promise<{ config: object; g
     await client.query(text).finally(() => client.end());
   };
   await run("postgres", `create database ${database}`);
-  await run("postgres", `create role ${group}; ${adminSetupSql({ admin, groups: [group], passwordVerifier: await scramVerifier(password) })}`);
+  await run(
+    "postgres",
+    `create role ${group}; ${adminSetupSql({ admin, groups: [group], passwordVerifier: await scramVerifier(password) })}`,
+  );
   await run(database, `create table tickets (id int primary key, title text); grant select on tickets to ${group}`);
   const { hostname, port } = new URL(superuserUrl);
-  return { group, config: { host: hostname, port: Number(port), database, user: admin, password: password.reveal(), tls: "disable" } };
+  return {
+    group,
+    config: { host: hostname, port: Number(port), database, user: admin, password: password.reveal(), tls: "disable" },
+  };
 }
 
 async function anOwner(tx: Tx, name: string): Promise<Id<"owner">> {
@@ -116,7 +150,10 @@ async function anOwner(tx: Tx, name: string): Promise<Id<"owner">> {
   return id;
 }
 
-async function aTrustSource(tx: Tx, { issuer, jwk, singleUse }: { issuer: string; jwk: object; singleUse: boolean }): Promise<Id<"trustSource">> {
+async function aTrustSource(
+  tx: Tx,
+  { issuer, jwk, singleUse }: { issuer: string; jwk: object; singleUse: boolean },
+): Promise<Id<"trustSource">> {
   const id = newId("trustSource");
   const settings = {
     jwks: { keys: [jwk] },
@@ -124,16 +161,38 @@ async function aTrustSource(tx: Tx, { issuer, jwk, singleUse }: { issuer: string
     single_use: singleUse,
     role_mappings: [{ when: [{ claim: "sub", equals: "orchestrator" }], roles: ["orchestrator"] }],
   };
-  await tx.insertInto("trust_sources").values({ tenant_id: TENANT, id, name: "workloads", kind: "key_set", issuer, settings: JSON.stringify(settings) }).execute();
+  await tx
+    .insertInto("trust_sources")
+    .values({ tenant_id: TENANT, id, name: "workloads", kind: "key_set", issuer, settings: JSON.stringify(settings) })
+    .execute();
   return id;
 }
 
 async function anAgent(tx: Tx, owner: Id<"owner">, sub: string, trustSource: Id<"trustSource">): Promise<Id<"agent">> {
   const id = newId("agent");
-  await tx.insertInto("agents").values({ tenant_id: TENANT, id, kind: "agent", name: sub, owner_id: owner, environment: "staging", state: "active" }).execute();
+  await tx
+    .insertInto("agents")
+    .values({
+      tenant_id: TENANT,
+      id,
+      kind: "agent",
+      name: sub,
+      owner_id: owner,
+      environment: "staging",
+      state: "active",
+    })
+    .execute();
   await tx
     .insertInto("identities")
-    .values({ tenant_id: TENANT, id: newId("identity"), trust_source_id: trustSource, agent_id: id, anchor_claim: "sub", anchor_value: sub, conditions: "[]" })
+    .values({
+      tenant_id: TENANT,
+      id: newId("identity"),
+      trust_source_id: trustSource,
+      agent_id: id,
+      anchor_claim: "sub",
+      anchor_value: sub,
+      conditions: "[]",
+    })
     .execute();
   return id;
 }

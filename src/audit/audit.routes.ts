@@ -1,7 +1,7 @@
 import { z } from "zod";
 import type { Db } from "../db/database.ts";
-import { endpoint, type Endpoint } from "../http/endpoint.ts";
-import { pageOf, pageQuery, type Pager } from "../http/page.ts";
+import { type Endpoint, endpoint } from "../http/endpoint.ts";
+import { type Pager, pageOf, pageQuery } from "../http/page.ts";
 import { moment } from "../http/wire.ts";
 
 const eventId = z.string().regex(/^evt_[0-9a-f]{32}$/);
@@ -53,13 +53,26 @@ export function auditEndpoints({ db, pager }: { db: Db; pager: Pager }): Endpoin
         const rows = await db.withTenant({ tenantId: principal.tenantId, actor: principal.subject }, (tx) => {
           let events = tx
             .selectFrom("audit_events")
-            .select(["id", "type", "actor", "subject_id", "agent_id", "task_id", "credential_id", "data", "request_id", "recorded_at"])
+            .select([
+              "id",
+              "type",
+              "actor",
+              "subject_id",
+              "agent_id",
+              "task_id",
+              "credential_id",
+              "data",
+              "request_id",
+              "recorded_at",
+            ])
             .where("tenant_id", "=", principal.tenantId)
             .orderBy("id", "desc")
             .limit(page.limit);
           const { type } = filter;
           if (type !== undefined)
-            events = type.includes(".") ? events.where("type", "=", type) : events.where("type", "like", `${type.replaceAll("_", "\\_")}.%`);
+            events = type.includes(".")
+              ? events.where("type", "=", type)
+              : events.where("type", "like", `${type.replaceAll("_", "\\_")}.%`);
           if (filter.actor !== undefined) events = events.where("actor", "=", filter.actor);
           if (filter.subject !== undefined) events = events.where("subject_id", "=", filter.subject);
           if (filter.agent !== undefined) events = events.where("agent_id", "=", filter.agent);

@@ -91,7 +91,9 @@ async function migrateOnly(): Promise<number> {
     return 0;
   }
   if (config.databaseOwnerUrl === undefined) {
-    process.stderr.write("mayfly migrate needs DATABASE_OWNER_URL: the role that owns the schema (deploy/postgres.sql).\n");
+    process.stderr.write(
+      "mayfly migrate needs DATABASE_OWNER_URL: the role that owns the schema (deploy/postgres.sql).\n",
+    );
     return 1;
   }
   const applied = await migrate(config.databaseOwnerUrl.reveal());
@@ -108,9 +110,13 @@ async function printAdminToken(args: readonly string[]): Promise<number> {
       role: { type: "string", multiple: true, default: ["admin"] },
     },
   });
-  const wanted = values.role.filter((role): role is Role => (roles as readonly string[]).includes(role) && role !== "agent");
+  const wanted = values.role.filter(
+    (role): role is Role => (roles as readonly string[]).includes(role) && role !== "agent",
+  );
   if (wanted.length !== values.role.length) {
-    process.stderr.write(`mayfly admin-token: --role is one of ${roles.filter((role) => role !== "agent").join(", ")}\n`);
+    process.stderr.write(
+      `mayfly admin-token: --role is one of ${roles.filter((role) => role !== "agent").join(", ")}\n`,
+    );
     return 2;
   }
   if (wanted.includes("operator") !== (values.tenant === "system")) {

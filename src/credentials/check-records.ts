@@ -1,4 +1,4 @@
-import { notFound, MayflyError, type Reason } from "../lib/errors.ts";
+import { MayflyError, notFound, type Reason } from "../lib/errors.ts";
 import type { PolicyAction } from "../policy/request.ts";
 import { classifications } from "../policy/request.ts";
 import type { MintFacts, MintRequest, ResourceFacts } from "./mint-facts.ts";
@@ -41,7 +41,8 @@ export function checkRecords(facts: MintFacts, request: MintRequest): CheckedMin
   if (agent.owner_status !== "active") refuse("owner_inactive", "the agent's owner has departed; give it a new owner");
   checkTask(task, facts.now_ms, refuse);
   checkPurpose(purpose, facts.now_ms, refuse);
-  if (target.state !== "active") refuse(`target_${target.state}`, `the target is ${target.state} and mints nothing now`);
+  if (target.state !== "active")
+    refuse(`target_${target.state}`, `the target is ${target.state} and mints nothing now`);
   if (target.owner_status !== "active") refuse("target_owner_inactive", "the target's owner has departed");
   const grants = checkGrants(facts, request, purpose, refuse);
   if (facts.policy_version === null) refuse("policy_missing", "the tenant has no published policy set");
@@ -62,7 +63,9 @@ export function checkRecords(facts: MintFacts, request: MintRequest): CheckedMin
 /** A refusal with its reasons, as the API answers it. */
 export function denied(reasons: readonly Reason[]): MayflyError {
   const first = reasons[0]?.detail ?? "the request was refused";
-  return new MayflyError("denied", reasons.length > 1 ? `${first} (and ${reasons.length - 1} more)` : first, { reasons });
+  return new MayflyError("denied", reasons.length > 1 ? `${first} (and ${reasons.length - 1} more)` : first, {
+    reasons,
+  });
 }
 
 /** The same 404 as everywhere, with the field that named nothing. */
@@ -137,7 +140,10 @@ function checkAction(
     return undefined;
   }
   const { id, name, kind, classification, environment, risk, groups } = resource;
-  return { action: { operation, actionClass, resource: { id, name, kind, classification, environment, risk, groups } }, access };
+  return {
+    action: { operation, actionClass, resource: { id, name, kind, classification, environment, risk, groups } },
+    access,
+  };
 }
 
 /** The most sensitive class among the resources: what history and the kill switch call the credential's data class. */

@@ -1,7 +1,7 @@
-import { z } from "zod";
-import { idSchema, moment } from "../http/wire.ts";
 import type { Selectable } from "kysely";
+import { z } from "zod";
 import type { Database } from "../db/schema.ts";
+import { idSchema, moment } from "../http/wire.ts";
 
 /** A credential as the API shows it: everything about it but its secret and its handle. */
 export const credentialReply = z.strictObject({
@@ -37,7 +37,10 @@ export const credentialReply = z.strictObject({
   attempts: z.int(),
   last_error: z.string().nullable(),
   next_try_at: moment.nullable(),
-  receipt: z.record(z.string(), z.unknown()).nullable().describe("How it died: what was done, seen by which probe, when, and the lag."),
+  receipt: z
+    .record(z.string(), z.unknown())
+    .nullable()
+    .describe("How it died: what was done, seen by which probe, when, and the lag."),
 });
 
 /** The columns that the reply is made of. */

@@ -1,9 +1,9 @@
 import { z } from "zod";
 import type { Db } from "../db/database.ts";
-import { type Call, endpoint, type Endpoint, type Reply } from "../http/endpoint.ts";
+import { type Call, type Endpoint, endpoint, type Reply } from "../http/endpoint.ts";
 import type { Pager } from "../http/page.ts";
 import { pageOf, pageQuery } from "../http/page.ts";
-import { idSchema, moment, prose } from "../http/wire.ts";
+import { idSchema, machineName, moment, prose } from "../http/wire.ts";
 import { MayflyError } from "../lib/errors.ts";
 import { Secret } from "../lib/secret.ts";
 import { classifications, environments } from "../policy/request.ts";
@@ -36,15 +36,16 @@ const distinct = (items: readonly string[]): boolean => new Set(items).size === 
 function mintBody(maxTtlSeconds: number) {
   return z.strictObject({
     task_id: idSchema("task"),
-    target: z.string().min(1).max(64).describe("The target's id or name."),
+    // Ids and names alone: what a caller sends by mistake (a password, a token) is no such word, and goes nowhere.
+    target: machineName.describe("The target's id or name."),
     actions: z
-      .array(z.string().min(1).max(64))
+      .array(machineName)
       .min(1)
       .max(20)
       .refine(distinct, "names an action twice")
       .describe("Operations that each of the resources offers."),
     resources: z
-      .array(z.string().min(1).max(64))
+      .array(machineName)
       .min(1)
       .max(20)
       .refine(distinct, "names a resource twice")
@@ -109,7 +110,13 @@ export function credentialEndpoints(deps: CredentialDeps): Endpoint[] {
       params: byId,
       replies: { 200: credentialReply.loose() },
       async handle({ principal, params, requestId }) {
-        await revokeOne(deps.db, principal, params.credential_id, action === "release" ? "released" : "revoked", requestId);
+        await revokeOne(
+          deps.db,
+          principal,
+          params.credential_id,
+          action === "release" ? "released" : "revoked",
+          requestId,
+        );
         deps.wakeUps.now();
         return { status: 200, body: await readCredential(deps.db, principal, params.credential_id) };
       },
@@ -182,7 +189,9 @@ export function credentialEndpoints(deps: CredentialDeps): Endpoint[] {
           .min(1)
           .max(86_400)
           .default(60)
-          .describe("For so long nothing that the selector meets is minted. End the task or suspend the agent to stop it for good."),
+          .describe(
+            "For so long nothing that the selector meets is minted. End the task or suspend the agent to stop it for good.",
+          ),
       }),
       replies: {
         200: z.strictObject({
@@ -244,7 +253,8 @@ async function handleMint(deps: CredentialDeps, call: Call<unknown, unknown, Min
     deps.onMint?.("minted", minted.issuer);
     return { status: 201, body: toMinted(minted), headers: { location: `/v1/credentials/${minted.id}` } };
   } catch (error) {
-    if (error instanceof MayflyError && recordedByMint(error.code)) await recordDenial(deps, agent, body, requestId, error);
+    if (error instanceof MayflyError && recordedByMint(error.code))
+      await recordDenial(deps, agent, body, requestId, error);
     deps.onMint?.(error instanceof MayflyError ? (error.reasons[0]?.code ?? error.code) : "internal", "none");
     throw error;
   }

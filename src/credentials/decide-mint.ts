@@ -44,7 +44,13 @@ function policyInput(
 ): PolicyInput {
   const { agent, purpose, target, task } = checked;
   return {
-    agent: { id: agent.id, kind: agent.kind, name: agent.name, environment: agent.environment, ownerId: agent.owner_id },
+    agent: {
+      id: agent.id,
+      kind: agent.kind,
+      name: agent.name,
+      environment: agent.environment,
+      ownerId: agent.owner_id,
+    },
     relationships: checked.relationships,
     purpose: { id: purpose.id, name: purpose.name, maxTtlSeconds: purpose.max_ttl_seconds },
     task: { id: task.id, initiatedBy: task.initiated_by.kind },

@@ -13,9 +13,16 @@ import type { MintRequest } from "./mint-facts.ts";
 export const dryRunReply = z.strictObject({
   outcome: z.enum(["allow", "deny", "allow_if"]),
   reasons: z.array(
-    z.strictObject({ code: z.string(), detail: z.string(), policy: z.string().optional(), remedy: z.string().optional() }),
+    z.strictObject({
+      code: z.string(),
+      detail: z.string(),
+      policy: z.string().optional(),
+      remedy: z.string().optional(),
+    }),
   ),
-  determining_policies: z.array(z.string()).describe("The policies that decided; empty when the records already refused."),
+  determining_policies: z
+    .array(z.string())
+    .describe("The policies that decided; empty when the records already refused."),
   policy_version: z.int().nullable(),
   ttl_seconds: z.int().nullable(),
   ttl_bound: z.string().nullable(),

@@ -4,7 +4,7 @@ import type { CredentialState } from "../db/schema.ts";
 import type { Principal } from "../identity/principal.ts";
 import { notFound } from "../lib/errors.ts";
 import type { Id } from "../lib/ids.ts";
-import { credentialColumns, type CredentialRow, toCredential } from "./credential-reply.ts";
+import { type CredentialRow, credentialColumns, toCredential } from "./credential-reply.ts";
 
 /** Which credentials; all given members must hold. */
 export interface HistoryFilter {
@@ -90,7 +90,9 @@ export async function readCredential(db: Db, principal: Principal, id: Id<"crede
       .executeTakeFirstOrThrow();
     const related = await tx
       .selectFrom("tasks as t")
-      .innerJoin("purposes as p", (join) => join.onRef("p.id", "=", "t.purpose_id").onRef("p.tenant_id", "=", "t.tenant_id"))
+      .innerJoin("purposes as p", (join) =>
+        join.onRef("p.id", "=", "t.purpose_id").onRef("p.tenant_id", "=", "t.tenant_id"),
+      )
       .innerJoin("owners as o", (join) => join.onRef("o.tenant_id", "=", "t.tenant_id").on("o.id", "=", row.owner_id))
       .innerJoin("agents as a", (join) => join.onRef("a.tenant_id", "=", "t.tenant_id").on("a.id", "=", row.agent_id))
       .innerJoin("targets as g", (join) => join.onRef("g.tenant_id", "=", "t.tenant_id").on("g.id", "=", row.target_id))

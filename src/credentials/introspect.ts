@@ -13,7 +13,9 @@ export interface IntrospectDeps {
 export type IntrospectSql = (
   tenantId: string,
   item: { readonly id: string; readonly caller: string | null },
-) => Promise<{ readonly facts: { readonly active: boolean; readonly target_id: string; readonly caller_serves: boolean } | null }>;
+) => Promise<{
+  readonly facts: { readonly active: boolean; readonly target_id: string; readonly caller_serves: boolean } | null;
+}>;
 
 export function introspectSql(db: Db): IntrospectSql {
   return db.batched("introspect");
@@ -39,5 +41,9 @@ export async function introspect(deps: IntrospectDeps, principal: Principal, tok
   const { facts } = await deps.sql(principal.tenantId, { id, caller: principal.agentId ?? null });
   if (facts === null || !facts.active) return inactive;
   if (principal.agentId !== undefined && !facts.caller_serves) return inactive;
-  return { active: true, token_type: "Bearer", ...Object.fromEntries(shown.filter((name) => name in claims).map((name) => [name, claims[name]])) };
+  return {
+    active: true,
+    token_type: "Bearer",
+    ...Object.fromEntries(shown.filter((name) => name in claims).map((name) => [name, claims[name]])),
+  };
 }

@@ -1,6 +1,6 @@
 import { z } from "zod";
-import { endpoint, type Endpoint } from "../http/endpoint.ts";
-import { introspect, type IntrospectDeps } from "./introspect.ts";
+import { type Endpoint, endpoint } from "../http/endpoint.ts";
+import { type IntrospectDeps, introspect } from "./introspect.ts";
 
 /** Token introspection (RFC 7662) for tools and APIs that accept our tokens. */
 export function introspectionEndpoints(deps: IntrospectDeps): Endpoint[] {

@@ -37,9 +37,14 @@ export async function mintOnce<Result>(
       .forUpdate()
       .executeTakeFirst();
     if (previous !== undefined && previous.fingerprint !== fingerprint)
-      throw new MayflyError("idempotency_mismatch", "this Idempotency-Key was used with another payload; use a new key");
+      throw new MayflyError(
+        "idempotency_mismatch",
+        "this Idempotency-Key was used with another payload; use a new key",
+      );
     if (previous?.state === "running" && previous.held)
-      throw new MayflyError("in_progress", "a mint with this Idempotency-Key is still running", { retryAfterSeconds: 1 });
+      throw new MayflyError("in_progress", "a mint with this Idempotency-Key is still running", {
+        retryAfterSeconds: 1,
+      });
     const { rows } = await sql`
       insert into idempotency_keys as present (tenant_id, subject, route, key, fingerprint, state, credential_id, locked_until)
       values (${tenantId}, ${subject}, ${ROUTE}, ${key}, ${fingerprint}, 'running', ${id}, clock_timestamp() + make_interval(secs => ${LOCK_SECONDS}))
@@ -49,9 +54,12 @@ export async function mintOnce<Result>(
       returning key`.execute(tx);
     // Two firsts at once: the primary key let one in.
     if (rows.length === 0)
-      throw new MayflyError("in_progress", "a mint with this Idempotency-Key is still running", { retryAfterSeconds: 1 });
+      throw new MayflyError("in_progress", "a mint with this Idempotency-Key is still running", {
+        retryAfterSeconds: 1,
+      });
     const before = previous?.credential_id as Id<"credential"> | null | undefined;
-    if (before) await takeBack(tx, (query) => query.where("id", "=", before), { tenantId, by: subject, reason: "replayed" });
+    if (before)
+      await takeBack(tx, (query) => query.where("id", "=", before), { tenantId, by: subject, reason: "replayed" });
   });
   try {
     return await mint(id);

@@ -12,7 +12,15 @@ import type { Policies } from "../policy/policies.ts";
 import type { PolicyDecision } from "../policy/request.ts";
 import type { WakeUps } from "../queue/queue.ts";
 import type { TargetClients } from "../targets/target-clients.ts";
-import { type CheckedMint, checkRecords, denied, highestDataClass, type Lifetime, lifetime, type TtlLimits } from "./check-records.ts";
+import {
+  type CheckedMint,
+  checkRecords,
+  denied,
+  highestDataClass,
+  type Lifetime,
+  lifetime,
+  type TtlLimits,
+} from "./check-records.ts";
 import { decideMint } from "./decide-mint.ts";
 import type { MintFacts, MintRequest } from "./mint-facts.ts";
 import { takeBack } from "./take-back.ts";
@@ -98,7 +106,12 @@ export async function mint(
     const checked = checkRecords(facts, request);
     const judged = await decideMint(deps, principal, checked, request);
     if (judged.decision.outcome !== "allow") throw new PolicyRefusal(judged.decision);
-    const plan: Plan = { id: context.credentialId ?? newId("credential"), decisionId: newId("decision"), checked, ...judged };
+    const plan: Plan = {
+      id: context.credentialId ?? newId("credential"),
+      decisionId: newId("decision"),
+      checked,
+      ...judged,
+    };
     const minted = selfContainedIssuer(checked.target.issuer)
       ? await mintToken(deps, principal, request, plan, context)
       : await mintDownstream(deps, principal, request, plan, context);
@@ -237,13 +250,7 @@ async function abandon(
 }
 
 /** The members that both kinds of mint write with the intent. */
-function intent(
-  deps: MintDeps,
-  principal: Principal,
-  request: MintRequest,
-  plan: Plan,
-  context: MintContext,
-): object {
+function intent(deps: MintDeps, principal: Principal, request: MintRequest, plan: Plan, context: MintContext): object {
   const { checked, decision, lifetime: life } = plan;
   return {
     id: plan.id,
@@ -293,7 +300,12 @@ function answer(
 }
 
 function blocked(): MayflyError {
-  return denied([{ code: "blocked_by_revocation", detail: "a revocation was ordered for this kind of credential and still blocks new ones" }]);
+  return denied([
+    {
+      code: "blocked_by_revocation",
+      detail: "a revocation was ordered for this kind of credential and still blocks new ones",
+    },
+  ]);
 }
 
 /** Policy's refusal, with the decision as it is recorded, so that it can be replayed against other policies. */

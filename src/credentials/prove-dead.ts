@@ -22,7 +22,11 @@ export interface Claimed {
 
 /** How one attempt ended. `ended` needs proof; everything else is tried again. */
 export type Attempt =
-  | { readonly kind: "ended"; readonly state: "revoked" | "failed"; readonly receipt: Readonly<Record<string, unknown>> }
+  | {
+      readonly kind: "ended";
+      readonly state: "revoked" | "failed";
+      readonly receipt: Readonly<Record<string, unknown>>;
+    }
   | { readonly kind: "again"; readonly error: string | null; readonly afterMs?: number };
 
 export interface ProveDeps {
@@ -53,7 +57,8 @@ export async function proveDead(deps: ProveDeps, tenantId: string, claimed: Clai
 
     const quietAtMs = Number(claimed.create_by_ms) + deps.quiescenceMs;
     const nowMs = Number(claimed.now_ms) + (performance.now() - startedAt);
-    if (!claimed.was_active && nowMs < quietAtMs) return { kind: "again", error: null, afterMs: quietAtMs - nowMs + 50 };
+    if (!claimed.was_active && nowMs < quietAtMs)
+      return { kind: "again", error: null, afterMs: quietAtMs - nowMs + 50 };
 
     return {
       kind: "ended",

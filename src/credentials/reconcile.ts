@@ -33,7 +33,11 @@ const BY = "mayfly:reconciler";
  * after it: an intent is committed before its effect, so whatever the list shows has its row by then, and no age needs
  * guessing. Names that are not this deployment's are never touched.
  */
-export async function reconcileTarget(deps: ReconcileDeps, tenantId: Id<"tenant">, targetId: Id<"target">): Promise<Reconciliation> {
+export async function reconcileTarget(
+  deps: ReconcileDeps,
+  tenantId: Id<"tenant">,
+  targetId: Id<"target">,
+): Promise<Reconciliation> {
   const target = await deps.targets.config(tenantId, targetId);
   const list = downstreamIssuer(target.issuerKind)?.list;
   if (list === undefined) {
@@ -41,8 +45,9 @@ export async function reconcileTarget(deps: ReconcileDeps, tenantId: Id<"tenant"
     return { listed: 0, orphansRemoved: 0, missingClosed: 0 };
   }
   const { issuer, client } = await deps.targets.connect(tenantId, targetId);
-  const [started] = await deps.db.withTenant({ tenantId, actor: BY }, async (tx) =>
-    (await sql<{ at: Date }>`select clock_timestamp() as at`.execute(tx)).rows,
+  const [started] = await deps.db.withTenant(
+    { tenantId, actor: BY },
+    async (tx) => (await sql<{ at: Date }>`select clock_timestamp() as at`.execute(tx)).rows,
   );
   const listed = await list(client, AbortSignal.timeout(ATTEMPT_MS * 3));
   const names = listed.map((one) => one.downstreamName);
@@ -52,7 +57,9 @@ export async function reconcileTarget(deps: ReconcileDeps, tenantId: Id<"tenant"
       .select(["id", "downstream_name", "state", "activated_at"])
       .where("tenant_id", "=", tenantId)
       .where("target_id", "=", targetId)
-      .where((eb) => eb.or([eb("due_at", "is not", null), ...(names.length > 0 ? [eb("downstream_name", "in", names)] : [])]))
+      .where((eb) =>
+        eb.or([eb("due_at", "is not", null), ...(names.length > 0 ? [eb("downstream_name", "in", names)] : [])]),
+      )
       .execute(),
   );
   const byName = new Map(known.map((row) => [row.downstream_name, row]));
@@ -67,7 +74,15 @@ export async function reconcileTarget(deps: ReconcileDeps, tenantId: Id<"tenant"
     if (row !== undefined && ["pending", "active", "revoking"].includes(row.state)) continue;
     // Two targets on one server under one prefix: another's living credential is no orphan.
     if (one.credentialId !== undefined && elsewhere.has(one.credentialId)) continue;
-    if (await removeOrphan(deps, issuer, client, { tenantId, targetId, name: one.downstreamName, handle: one.handle, was: row?.state ?? null }))
+    if (
+      await removeOrphan(deps, issuer, client, {
+        tenantId,
+        targetId,
+        name: one.downstreamName,
+        handle: one.handle,
+        was: row?.state ?? null,
+      })
+    )
       orphansRemoved += 1;
   }
 
@@ -151,7 +166,12 @@ async function releaseIfWell(deps: ReconcileDeps, tenantId: Id<"tenant">, target
     await deps.db.withTenant({ tenantId, actor: BY }, (tx) =>
       tx
         .updateTable("targets")
-        .set((eb) => ({ state: "active", canary: JSON.stringify(canary), version: eb("version", "+", 1), updated_at: sql`now()` }))
+        .set((eb) => ({
+          state: "active",
+          canary: JSON.stringify(canary),
+          version: eb("version", "+", 1),
+          updated_at: sql`now()`,
+        }))
         .where("tenant_id", "=", tenantId)
         .where("id", "=", targetId)
         .where("state", "=", "quarantined")

@@ -86,7 +86,12 @@ export async function revokeOne(
 export async function revokeBySelector(
   db: Db,
   principal: Principal,
-  { selector, preview, reason, blockSeconds }: { selector: Selector; preview: boolean; reason: string; blockSeconds: number },
+  {
+    selector,
+    preview,
+    reason,
+    blockSeconds,
+  }: { selector: Selector; preview: boolean; reason: string; blockSeconds: number },
   requestId: string,
 ): Promise<Revocation> {
   const { tenantId } = principal;
@@ -135,7 +140,12 @@ export async function revokeBySelector(
 export async function readRevocation(db: Db, principal: Principal, id: Id<"revocation">): Promise<RevocationProgress> {
   const { tenantId } = principal;
   return db.withTenant({ tenantId, actor: principal.subject }, async (tx) => {
-    const order = await tx.selectFrom("revocations").selectAll().where("tenant_id", "=", tenantId).where("id", "=", id).executeTakeFirst();
+    const order = await tx
+      .selectFrom("revocations")
+      .selectAll()
+      .where("tenant_id", "=", tenantId)
+      .where("id", "=", id)
+      .executeTakeFirst();
     if (order === undefined) throw notFound();
     const counts = await tx
       .selectFrom("credentials")
@@ -200,6 +210,7 @@ function meets(eb: ExpressionBuilder<Database, "credentials">, selector: Selecto
   if (selector.environment !== undefined) all.push(eb("environment", "=", selector.environment));
   if (selector.data_class !== undefined) all.push(eb("data_class", "=", selector.data_class));
   if (selector.issued_before !== undefined) all.push(eb("created_at", "<", new Date(selector.issued_before)));
-  if (all.length === 0 && selector.everything !== true) throw new MayflyError("internal", "an empty selector reached the kill switch");
+  if (all.length === 0 && selector.everything !== true)
+    throw new MayflyError("internal", "an empty selector reached the kill switch");
   return eb.and(all);
 }

@@ -55,7 +55,10 @@ export function createSweeper(deps: SweepDeps): Sweeper {
   const settle = async (tenantId: string, claimed: Claimed, attempt: Attempt): Promise<void> => {
     if (attempt.kind === "ended") {
       await finish(tenantId, { id: claimed.id, state: attempt.state, receipt: attempt.receipt });
-      deps.onEnded?.(claimed.issuer, (Number(claimed.now_ms) - Number(claimed.due_ms) + Number(attempt.receipt["took_ms"])) / 1000);
+      deps.onEnded?.(
+        claimed.issuer,
+        (Number(claimed.now_ms) - Number(claimed.due_ms) + Number(attempt.receipt["took_ms"])) / 1000,
+      );
       return;
     }
     const counts = attempt.error !== null;
@@ -66,7 +69,11 @@ export function createSweeper(deps: SweepDeps): Sweeper {
       error: attempt.error,
       stuck,
     });
-    if (counts) deps.log.warn({ credential: claimed.id, attempts: claimed.attempts, stuck, error: attempt.error }, "not proven dead yet");
+    if (counts)
+      deps.log.warn(
+        { credential: claimed.id, attempts: claimed.attempts, stuck, error: attempt.error },
+        "not proven dead yet",
+      );
   };
 
   const sweepTenant = async (tenantId: string): Promise<void> => {
@@ -85,7 +92,9 @@ export function createSweeper(deps: SweepDeps): Sweeper {
         const work = lanes
           .run(claimed.target_id, async () => settle(tenantId, claimed, await proveDead(deps, tenantId, claimed)))
           // The claim runs out and another round takes it up again.
-          .catch((error: unknown) => deps.log.error({ err: error, credential: claimed.id }, "a revocation could not be recorded"))
+          .catch((error: unknown) =>
+            deps.log.error({ err: error, credential: claimed.id }, "a revocation could not be recorded"),
+          )
           .finally(() => underWay.delete(work));
         underWay.add(work);
       }
@@ -95,7 +104,10 @@ export function createSweeper(deps: SweepDeps): Sweeper {
   };
 
   const round = async (): Promise<void> => {
-    const due = await deps.db.callAcrossTenants<{ tenant_id: Id<"tenant">; credentials: boolean; tasks: boolean }>("due_tenants", []);
+    const due = await deps.db.callAcrossTenants<{ tenant_id: Id<"tenant">; credentials: boolean; tasks: boolean }>(
+      "due_tenants",
+      [],
+    );
     for (const { tenant_id, tasks } of due) {
       if (stopped) return;
       try {

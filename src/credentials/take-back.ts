@@ -1,4 +1,4 @@
-import { sql, type SelectQueryBuilder } from "kysely";
+import { type SelectQueryBuilder, sql } from "kysely";
 import type { Tx } from "../db/database.ts";
 import type { Database } from "../db/schema.ts";
 import type { Id } from "../lib/ids.ts";
@@ -41,7 +41,11 @@ export type TakeBackReason =
  * Run it *after* the statement that closes what the credentials hang on (the task, the agent …) in the same
  * transaction: a mint that commits in between is then seen here (migrations/0004, mint_commit).
  */
-export async function takeBack(tx: Tx, which: WhichCredentials, { tenantId, by, reason, revocationId }: TakingBack): Promise<number> {
+export async function takeBack(
+  tx: Tx,
+  which: WhichCredentials,
+  { tenantId, by, reason, revocationId }: TakingBack,
+): Promise<number> {
   const chosen = which(
     tx
       .selectFrom("credentials")

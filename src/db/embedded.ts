@@ -157,16 +157,16 @@ async function start(server: Server, timeoutMs: number): Promise<number> {
   await (await open(log, "a", 0o600)).close();
   if (account !== undefined) await chown(log, account.uid, account.gid);
   const deadline = performance.now() + timeoutMs;
-  let wanted = server.port ?? 0;
+  let wanted = server.port;
   for (;;) {
-    const port = await freePort(wanted);
+    const port = wanted ?? (await freePort());
     const before = (await stat(log)).size;
     const args = ["start", "-D", data, "-l", log, "-w", "-t", "60", "-s", "-o", flags(port, server.durable)];
     const outcome = await run(program(server, "pg_ctl"), args, { account, cwd: base });
     const found = await findPostmaster(data, server.superuserPassword, Math.max(0, deadline - performance.now()));
     if (found.kind === "live") return found.port;
     const said = (await readFile(log)).subarray(before).toString().trim();
-    // Two that pass: the port went to somebody else meanwhile, or backends of a killed server are still leaving.
+    // What passes: somebody else has the port, or backends of a killed server are still leaving.
     const passing = /could not bind|could not create any TCP\/IP sockets|pre-existing shared memory|lock file/.test(
       said,
     );
@@ -175,7 +175,7 @@ async function start(server: Server, timeoutMs: number): Promise<number> {
         `the embedded PostgreSQL in ${data} did not start: ${outcome.output}\n${said || "(it logged nothing)"}`,
       );
     }
-    wanted = 0;
+    wanted = undefined;
     await delay(100);
   }
 }
@@ -197,11 +197,11 @@ function flags(port: number, durable: boolean): string {
   return settings.map((setting) => `-c ${setting}`).join(" ");
 }
 
-async function freePort(wanted: number): Promise<number> {
+async function freePort(): Promise<number> {
   const probe = createServer();
   return await new Promise((resolvePort, reject) => {
-    probe.once("error", (error) => (wanted === 0 ? reject(error) : resolvePort(freePort(0))));
-    probe.listen({ port: wanted, host: "127.0.0.1", exclusive: true }, () => {
+    probe.once("error", reject);
+    probe.listen({ port: 0, host: "127.0.0.1", exclusive: true }, () => {
       const address = probe.address();
       probe.close(() => resolvePort(typeof address === "object" && address !== null ? address.port : 0));
     });

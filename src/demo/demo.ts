@@ -62,9 +62,19 @@ async function register(script: Script, stage: Stage): Promise<Cast> {
   script.say("from here on everyone is who the company's identity provider says they are");
   const alice = speaker(stage.api, await stage.token("alice"));
   const owner = await create(alice, "/v1/owners", { kind: "human", name: "alice" });
-  const agent = await create(alice, "/v1/agents", { kind: "agent", name: "triage-bot", owner_id: owner.id, environment: "staging" });
+  const agent = await create(alice, "/v1/agents", {
+    kind: "agent",
+    name: "triage-bot",
+    owner_id: owner.id,
+    environment: "staging",
+  });
   await alice("POST", `/v1/agents/${agent.id}/state`, { state: "active" });
-  await create(alice, "/v1/identities", { trust_source_id: trust.id, agent_id: agent.id, anchor_claim: "sub", anchor_value: "workload/triage-bot" });
+  await create(alice, "/v1/identities", {
+    trust_source_id: trust.id,
+    agent_id: agent.id,
+    anchor_claim: "sub",
+    anchor_value: "workload/triage-bot",
+  });
   const tickets = await create(alice, "/v1/resources", {
     name: "tickets",
     kind: "dataset",
@@ -120,7 +130,10 @@ async function register(script: Script, stage: Stage): Promise<Cast> {
   };
 }
 
-async function openTask(cast: Cast, objective: string): Promise<{ status: number; body: { id: string; code?: string; reasons?: { code: string }[] } }> {
+async function openTask(
+  cast: Cast,
+  objective: string,
+): Promise<{ status: number; body: { id: string; code?: string; reasons?: { code: string }[] } }> {
   return cast.orchestrator("POST", "/v1/tasks", {
     agent_id: cast.agentId,
     purpose_id: cast.purposeId,
@@ -133,22 +146,41 @@ async function openTask(cast: Cast, objective: string): Promise<{ status: number
 async function refuse(script: Script, cast: Cast): Promise<void> {
   script.scene("No purpose, no credential");
   const tooEarly = await openTask(cast, "triage ticket 7");
-  script.prove("without an approved purpose there is no task, and so no credential: purpose_not_approved", tooEarly.status === 403 && tooEarly.body.reasons?.[0]?.code === "purpose_not_approved", tooEarly);
-  const own = await cast.alice("POST", `/v1/purposes/${cast.purposeId}/approve`);
+  script.prove(
+    "without an approved purpose there is no task, and so no credential: purpose_not_approved",
+    tooEarly.status === 403 && tooEarly.body.reasons?.[0]?.code === "purpose_not_approved",
+    tooEarly,
+  );
+  const own = await cast.alice("POST", `/v1/purposes/${cast.purposeId}/approve`, undefined, cast.purposeVersion);
   script.prove(`who proposed it cannot approve it (${own.status})`, own.status === 403 || own.status === 409, own);
-  const approved = await cast.bob("POST", `/v1/purposes/${cast.purposeId}/approve`);
+  const approved = await cast.bob("POST", `/v1/purposes/${cast.purposeId}/approve`, undefined, cast.purposeVersion);
   script.prove("another person can", approved.status === 200 && approved.body.state === "approved", approved);
   const task = await openTask(cast, "close ticket 7");
-  const outside = await cast.agent("POST", "/v1/credentials", { task_id: task.body.id, target: "company-db", actions: ["close"], resources: ["tickets"] });
+  const outside = await cast.agent("POST", "/v1/credentials", {
+    task_id: task.body.id,
+    target: "company-db",
+    actions: ["close"],
+    resources: ["tickets"],
+  });
   const codes = (outside.body?.reasons ?? []).map((reason: { code: string }) => reason.code);
-  script.prove(`an action outside the purpose is refused: ${codes.join(", ")}`, outside.status === 403 && codes.length > 0, outside);
+  script.prove(
+    `an action outside the purpose is refused: ${codes.join(", ")}`,
+    outside.status === 403 && codes.length > 0,
+    outside,
+  );
   await cast.orchestrator("POST", `/v1/tasks/${task.body.id}/end`, { outcome: "cancelled" });
 }
 
 async function readTickets(script: Script, cast: Cast): Promise<string> {
   script.scene("An agent gets a database login for one task, and it dies with its TTL");
   const task = await openTask(cast, "triage ticket 7");
-  const minted = await cast.agent("POST", "/v1/credentials", { task_id: task.body.id, target: "company-db", actions: ["read"], resources: ["tickets"], ttl_seconds: 4 });
+  const minted = await cast.agent("POST", "/v1/credentials", {
+    task_id: task.body.id,
+    target: "company-db",
+    actions: ["read"],
+    resources: ["tickets"],
+    ttl_seconds: 6,
+  });
   if (minted.status !== 201) throw new NotProven(`the mint answered ${minted.status}: ${JSON.stringify(minted.body)}`);
   const { username, password, host, port, database } = minted.body.secret;
   const login = { user: username, password, host, port, database };
@@ -158,12 +190,18 @@ async function readTickets(script: Script, cast: Cast): Promise<string> {
   await session.connect();
   const { rows } = await session.query("select title from tickets where id = 7");
   script.prove(`a real client reads with it: "${rows[0]?.title}"`, rows[0]?.title === "printer on fire", rows);
-  const written = await session.query("delete from tickets").then(() => "done", (error: { code: string }) => error.code);
+  const written = await session.query("delete from tickets").then(
+    () => "done",
+    (error: { code: string }) => error.code,
+  );
   script.prove(`and may not write (SQLSTATE ${written})`, written === "42501", written);
   const cutAt = await cut;
   const late = cutAt - Date.parse(minted.body.credential.expires_at);
   script.prove(`its open session was cut ${late} ms after its end`, late < 5_000, late);
-  const refused = await new pg.Client(login).connect().then(() => "let in", (error: { code: string }) => error.code);
+  const refused = await new pg.Client(login).connect().then(
+    () => "let in",
+    (error: { code: string }) => error.code,
+  );
   script.prove(`the same login is refused now (SQLSTATE ${refused})`, /^28/.test(refused), refused);
   await cast.orchestrator("POST", `/v1/tasks/${task.body.id}/end`, { outcome: "completed" });
   return minted.body.credential.id;
@@ -172,19 +210,36 @@ async function readTickets(script: Script, cast: Cast): Promise<string> {
 async function useToken(script: Script, stage: Stage, cast: Cast): Promise<void> {
   script.scene("An agent gets a JWT for one task, and it is dead when the task ends");
   const task = await openTask(cast, "triage ticket 8");
-  const minted = await cast.agent("POST", "/v1/credentials", { task_id: task.body.id, target: "tickets-api", actions: ["read"], resources: ["tickets"], ttl_seconds: 300 });
+  const minted = await cast.agent("POST", "/v1/credentials", {
+    task_id: task.body.id,
+    target: "tickets-api",
+    actions: ["read"],
+    resources: ["tickets"],
+    ttl_seconds: 300,
+  });
   if (minted.status !== 201) throw new NotProven(`the mint answered ${minted.status}: ${JSON.stringify(minted.body)}`);
   const token: string = minted.body.secret.access_token;
-  const { payload } = await jwtVerify(token, createRemoteJWKSet(new URL(`${stage.api}/t/default/.well-known/jwks.json`)), {
-    issuer: `${stage.api}/t/default`,
-    audience: "https://tickets.example/api",
-    typ: "at+jwt",
-  });
-  script.prove(`a verifier that knows only the published keys accepts it (${payload.jti?.slice(0, 12)}…, task ${task.body.id.slice(0, 12)}…)`, payload.jti === minted.body.credential.id, payload);
+  const { payload } = await jwtVerify(
+    token,
+    createRemoteJWKSet(new URL(`${stage.api}/t/default/.well-known/jwks.json`)),
+    {
+      issuer: `${stage.api}/t/default`,
+      audience: "https://tickets.example/api",
+      typ: "at+jwt",
+    },
+  );
+  script.prove(
+    `a verifier that knows only the published keys accepts it (${payload.jti?.slice(0, 12)}…, task ${task.body.id.slice(0, 12)}…)`,
+    payload.jti === minted.body.credential.id,
+    payload,
+  );
   const introspect = async (): Promise<{ active: boolean }> => {
     const response = await fetch(`${stage.api}/oauth/introspect`, {
       method: "POST",
-      headers: { authorization: `Bearer ${await stage.token("orchestrator")}`, "content-type": "application/x-www-form-urlencoded" },
+      headers: {
+        authorization: `Bearer ${await stage.token("orchestrator")}`,
+        "content-type": "application/x-www-form-urlencoded",
+      },
       body: new URLSearchParams({ token }),
     });
     return (await response.json()) as { active: boolean };
@@ -193,7 +248,11 @@ async function useToken(script: Script, stage: Stage, cast: Cast): Promise<void>
   script.prove("introspection says active", alive.active, alive);
   await cast.orchestrator("POST", `/v1/tasks/${task.body.id}/end`, { outcome: "completed" });
   const dead = await introspect();
-  script.prove("the task has ended: introspection says inactive at once", !dead.active && Object.keys(dead).length === 1, dead);
+  script.prove(
+    "the task has ended: introspection says inactive at once",
+    !dead.active && Object.keys(dead).length === 1,
+    dead,
+  );
 }
 
 async function history(script: Script, cast: Cast, first: string): Promise<void> {
@@ -214,8 +273,16 @@ async function history(script: Script, cast: Cast, first: string): Promise<void>
     one,
   );
   const denied = await cast.alice("GET", `/v1/audit?type=credential.denied&agent=${cast.agentId}`);
-  script.prove(`the refusal is evidence too: ${denied.body.items.length} credential.denied`, denied.body.items.length === 1, denied);
+  script.prove(
+    `the refusal is evidence too: ${denied.body.items.length} credential.denied`,
+    denied.body.items.length === 1,
+    denied,
+  );
   const when = new Date(Date.parse(one.body.activated_at) + 100).toISOString();
   const then = await cast.alice("GET", `/v1/credentials?valid_at=${encodeURIComponent(when)}`);
-  script.prove(`asked who held what at ${when}: exactly that login`, then.body.items.length === 1 && then.body.items[0].id === first, then);
+  script.prove(
+    `asked who held what at ${when}: exactly that login`,
+    then.body.items.length === 1 && then.body.items[0].id === first,
+    then,
+  );
 }

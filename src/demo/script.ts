@@ -34,13 +34,17 @@ export interface Answer {
 }
 
 /** Speaks to the API as whoever holds the token. */
-export type Speak = (method: string, path: string, body?: unknown) => Promise<Answer>;
+export type Speak = (method: string, path: string, body?: unknown, ifMatch?: string) => Promise<Answer>;
 
 export function speaker(api: string, token: string): Speak {
-  return async (method, path, body) => {
+  return async (method, path, body, ifMatch) => {
     const response = await fetch(`${api}${path}`, {
       method,
-      headers: { authorization: `Bearer ${token}`, ...(body === undefined ? {} : { "content-type": "application/json" }) },
+      headers: {
+        authorization: `Bearer ${token}`,
+        ...(body === undefined ? {} : { "content-type": "application/json" }),
+        ...(ifMatch === undefined ? {} : { "if-match": `"${ifMatch}"` }),
+      },
       ...(body === undefined ? {} : { body: JSON.stringify(body) }),
     });
     const text = await response.text();

@@ -47,9 +47,13 @@ export async function setStage(): Promise<Stage> {
   const mayfly = await startMayfly({ ...env, MAYFLY_PORT: String(port) });
   const startedInMs = Math.round(performance.now() - startedAt);
   const api = `http://127.0.0.1:${port}`;
-  const printed = await promisify(execFile)(process.execPath, ["--no-warnings", bin, "admin-token", "--subject", "first-steps"], {
-    env: { ...env, MAYFLY_PORT: String(port) },
-  });
+  const printed = await promisify(execFile)(
+    process.execPath,
+    ["--no-warnings", bin, "admin-token", "--subject", "first-steps"],
+    {
+      env: { ...env, MAYFLY_PORT: String(port) },
+    },
+  );
   // The very server that Mayfly runs in; the demo needs its superuser to make a database that stands for the company's.
   const postgres = await startEmbeddedPostgres({ directory: join(directory, "data", "postgres") });
   return {
@@ -76,7 +80,11 @@ async function makeTarget(superuserUrl: string): Promise<Readonly<Record<string,
   await server.query("create database company");
   await server.query("create role ticket_readers");
   await server.query(
-    adminSetupSql({ admin: "mayfly_admin", groups: ["ticket_readers"], passwordVerifier: await scramVerifier(password) }),
+    adminSetupSql({
+      admin: "mayfly_admin",
+      groups: ["ticket_readers"],
+      passwordVerifier: await scramVerifier(password),
+    }),
   );
   await server.end();
   url.pathname = "/company";
@@ -97,7 +105,10 @@ async function makeTarget(superuserUrl: string): Promise<Readonly<Record<string,
 }
 
 async function startMayfly(env: Record<string, string>): Promise<ChildProcess> {
-  const child = spawn(process.execPath, ["--no-warnings", bin, "serve"], { env: { ...env, MAYFLY_LOG_LEVEL: "info" }, stdio: ["ignore", "pipe", "inherit"] });
+  const child = spawn(process.execPath, ["--no-warnings", bin, "serve"], {
+    env: { ...env, MAYFLY_LOG_LEVEL: "info" },
+    stdio: ["ignore", "pipe", "inherit"],
+  });
   await new Promise<void>((resolve, reject) => {
     child.once("exit", (code) => reject(new Error(`mayfly serve ended with ${code} before it was ready`)));
     createInterface({ input: child.stdout }).on("line", (line) => {

@@ -16,7 +16,7 @@ export interface Exchange {
   readonly requestId: string;
   /** The route pattern, never the path: it is a log field and a metric label. */
   readonly route: string;
-  /** Aborts when the caller hangs up, the time limit passes or the server stops waiting. */
+  /** Aborts when the caller hangs up, the time limit passes or the server stops waiting and closes. */
   readonly signal: AbortSignal;
   /** For the log line. Set as soon as the caller is known. */
   principal: Principal | undefined;
@@ -47,7 +47,6 @@ interface ServeOptions {
 }
 
 interface OpenExchange extends Exchange {
-  readonly abort: (reason: string) => void;
   silence(): void;
 }
 
@@ -62,7 +61,6 @@ export interface Exchanges {
   drain(): void;
   /** Resolves when no exchange is open: answers written, handlers ended, also those nobody waits for any more. */
   idle(): Promise<void>;
-  abortAll(reason: string): void;
   /** Whether HTTP itself may answer on this connection; silences the exchange that is half received there. */
   yieldSocket(socket: unknown): boolean;
 }
@@ -86,15 +84,14 @@ export function createExchanges(deps: ExchangesDeps): Exchanges {
         signal: controller.signal,
         principal: undefined,
         error: undefined,
-        abort: (reason) => controller.abort(new Error(reason)),
         silence: () => {
           answered = true;
         },
       };
       const answer = (given: Answer) => {
         if (answered) return;
-        answered = true;
         write(exchange, given, draining);
+        answered = true;
       };
       const fail = (error: MayflyError) => {
         exchange.error = error;
@@ -102,7 +99,7 @@ export function createExchanges(deps: ExchangesDeps): Exchanges {
       };
       const deadline = setTimeout(() => {
         fail(new MayflyError("unavailable", "the request took too long", { retryAfterSeconds: 1 }));
-        exchange.abort("the time limit passed");
+        controller.abort(new Error("the time limit passed"));
       }, deps.handlerTimeoutMs);
 
       let parts = 2;
@@ -115,7 +112,7 @@ export function createExchanges(deps: ExchangesDeps): Exchanges {
       open.add(exchange);
       res.once("close", () => {
         clearTimeout(deadline);
-        if (!res.writableFinished) exchange.abort("the caller hung up");
+        if (!res.writableFinished) controller.abort(new Error("the caller hung up"));
         record(exchange, (performance.now() - startedAt) / 1000, options.quiet === true);
         release();
       });
@@ -128,9 +125,12 @@ export function createExchanges(deps: ExchangesDeps): Exchanges {
         return;
       }
       run(exchange)
-        .then(answer, (error: unknown) => {
+        .then(answer)
+        .catch((error: unknown) => {
           if (error !== clientGone) fail(toMayflyError(error));
         })
+        // An answer that cannot be written at all ends its connection, not the process.
+        .catch(() => res.destroy())
         .finally(release);
     };
   }
@@ -166,9 +166,6 @@ export function createExchanges(deps: ExchangesDeps): Exchanges {
     idle() {
       if (open.size === 0) return Promise.resolve();
       return new Promise((resolve) => waiters.push(resolve));
-    },
-    abortAll(reason) {
-      for (const exchange of open) exchange.abort(reason);
     },
     yieldSocket(socket) {
       const here = [...open].filter((exchange) => exchange.req.socket === socket);

@@ -58,7 +58,7 @@ export function oauthError(error: OAuthErrorCode, detail: string, code: ErrorCod
   return new MayflyError(code, detail, { reasons: [{ code: error, detail }] });
 }
 
-/** The RFC 6749 §5.2 document of an error. Never cacheable, and never an echo outside the RFC's character set. */
+/** The RFC 6749 §5.2 document of an error. Not cacheable (no answer is, unless it says so), and never an echo outside the RFC's character set. */
 export function oauthAnswer(error: MayflyError): Answer {
   const [status, fallback] = byCode[error.code];
   const [first, ...rest] = error.reasons;
@@ -73,7 +73,6 @@ export function oauthAnswer(error: MayflyError): Answer {
     status: named && first.code === "invalid_client" ? 401 : status,
     headers: {
       "content-type": "application/json; charset=utf-8",
-      "cache-control": "no-store",
       ...retryAfter(error),
     },
     body: JSON.stringify(document),

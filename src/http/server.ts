@@ -71,8 +71,8 @@ export interface HttpServer {
   /** Listens and gives the bound port; `0` picks a free one. */
   start(host: string, port: number): Promise<number>;
   /**
-   * Stops accepting, lets what is in flight finish within the limit, aborts the rest and closes every
-   * connection. Whether everything had finished. Later calls get the same answer.
+   * Stops accepting, lets what is in flight finish within the limit, then closes every connection, which aborts
+   * the rest. Whether everything had finished. Later calls get the same answer.
    */
   stop(): Promise<boolean>;
 }
@@ -212,7 +212,6 @@ async function stop(server: Server, exchanges: Exchanges, limitMs: number): Prom
   });
   const finished = await Promise.race([exchanges.idle().then(() => true), late]);
   clearTimeout(timer);
-  if (!finished) exchanges.abortAll("the server stops");
   server.closeAllConnections();
   await closed;
   return finished;

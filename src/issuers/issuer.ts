@@ -97,7 +97,10 @@ export interface SelfContainedIssuer<Kind extends string, Config, Access> {
   readonly ttlSeconds: { readonly min: number; readonly max: number };
   readonly revocability: "immediate";
   /** The JOSE `typ` and the claims beyond `iss sub client_id iat exp jti`, which the mint sets. */
-  token(config: Config, grant: TokenGrant<Access>): { readonly typ: string; readonly claims: Readonly<Record<string, unknown>> };
+  token(
+    config: Config,
+    grant: TokenGrant<Access>,
+  ): { readonly typ: string; readonly claims: Readonly<Record<string, unknown>> };
 }
 
 /** What a self-contained token says about its reason. */

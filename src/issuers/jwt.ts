@@ -10,7 +10,12 @@ const config = z.strictObject({
 });
 
 /** Scopes are optional: what a token may do is in `authorization_details`. */
-const access = z.strictObject({ scope: z.array(z.string().regex(/^[\x21\x23-\x5b\x5d-\x7e]{1,64}$/)).max(20).optional() });
+const access = z.strictObject({
+  scope: z
+    .array(z.string().regex(/^[\x21\x23-\x5b\x5d-\x7e]{1,64}$/))
+    .max(20)
+    .optional(),
+});
 
 /** The `authorization_details` type of a task (RFC 9396 §2: a URI that we own). */
 export const TASK_DETAILS = "https://mayfly.dev/rar/task/v1";

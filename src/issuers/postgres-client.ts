@@ -20,8 +20,11 @@ export interface Connection {
    * first on a connection must be a read, because it is sent again when a connection from the pool turns out dead.
    */
   read<Row>(text: string, values?: readonly unknown[]): Promise<Row[]>;
-  /** A statement with names in it. In its own transaction, in one round trip. */
-  run(text: string): Promise<void>;
+  /**
+   * A plpgsql block, in a transaction of its own and one round trip. It finds its inputs as `current_setting('mayfly.…')`:
+   * so its text is constant, and the names of credentials do not crowd the owner's statements out of pg_stat_statements.
+   */
+  run(block: string, inputs: Readonly<Record<string, string | number>>): Promise<void>;
   /** What the server said at login that this process is, before any statement. A pooler says something else. */
   readonly announcedPid: number | null;
 }
@@ -113,7 +116,9 @@ async function lend<Result>(
 ): Promise<Result> {
   let client: pg.PoolClient | undefined;
   const giveBack = (destroy: boolean): void => {
-    client?.off("error", ignore).release(destroy);
+    // A destroyed one keeps its listener: it may still have something to say.
+    if (!destroy) client?.off("error", ignore);
+    client?.release(destroy);
     client = undefined;
   };
   const borrow = async (): Promise<pg.PoolClient> => {
@@ -144,7 +149,12 @@ async function lend<Result>(
     return await work({
       read: async <Row>(text: string, values: readonly unknown[] = []) =>
         (await send((on) => on.query({ name: statementName(text), text, values: [...values] }))).rows as Row[],
-      run: async (text) => void (await send((on) => on.query(text))),
+      run: async (block, inputs) => {
+        const settings = Object.entries(inputs).map(
+          ([name, value]) => `set_config('mayfly.${name}', ${pg.escapeLiteral(String(value))}, true)`,
+        );
+        await send((on) => on.query(`select ${settings.join(", ")}; do $mayfly$ ${block} $mayfly$`));
+      },
       announcedPid: (borrowed as unknown as { readonly processID: number | null }).processID,
     });
   } catch (error) {

@@ -1,5 +1,4 @@
 import { setTimeout as sleep } from "node:timers/promises";
-import pg from "pg";
 import { MayflyError } from "../lib/errors.ts";
 import { type Connection, hasSqlState } from "./postgres-client.ts";
 
@@ -44,10 +43,10 @@ export async function revokeRole(
         [role],
       );
       if (found === undefined) {
-        await proveAbsent(connection, role);
+        await connection.run(PROVE_ABSENT, { role });
         return {};
       }
-      if (found.rolcanlogin) await refuseLogins(connection, role);
+      if (found.rolcanlogin) await connection.run(REFUSE_LOGINS, { role });
       await endSessions(connection, found.oid, role, signal);
       return await drop(connection, found.oid, role, signal);
     } catch (error) {
@@ -63,23 +62,52 @@ function isCollision(error: unknown): boolean {
 }
 
 // Not flushed: whoever logs in from now on sees it, and the DROP that follows is flushed and flushes this with it.
-async function refuseLogins(connection: Connection, role: string): Promise<void> {
-  await connection.run(`do $mayfly$ begin
-    set local synchronous_commit = off;
-    alter role ${pg.escapeIdentifier(role)} nologin;
-  end $mayfly$`);
-}
+const REFUSE_LOGINS = `begin
+  set local synchronous_commit = off;
+  execute format('alter role %I nologin', current_setting('mayfly.role'));
+end`;
 
 // A create that has not committed yet is invisible, but the unique index of pg_authid makes a second create of the
 // name wait for it. So: create it, and take that back at once. Either it was there (42710, 23505), or it is not and
 // no transaction that could still bring it is open.
-async function proveAbsent(connection: Connection, role: string): Promise<void> {
-  await connection.run(`do $mayfly$ begin
-    create role ${pg.escapeIdentifier(role)} nologin;
+const PROVE_ABSENT = `begin
+  execute format('create role %I nologin', current_setting('mayfly.role'));
+  raise exception sqlstate 'MF002';
+exception when sqlstate 'MF002' then null;
+end`;
+
+const DROP_ROLE = `begin
+  execute format('drop role %I', current_setting('mayfly.role'));
+end`;
+
+// What is left of a role that cannot be dropped: no password, no group.
+const STRIP_ROLE = `declare membership record; begin
+  execute format('alter role %I password null', current_setting('mayfly.role'));
+  for membership in
+    select g.rolname from pg_auth_members m join pg_roles g on g.oid = m.roleid join pg_roles r on r.oid = m.member
+     where r.rolname = current_setting('mayfly.role') order by g.rolname
+  loop
+    execute format('revoke %I from %I', membership.rolname, current_setting('mayfly.role'));
+  end loop;
+end`;
+
+// A log-in that is not in pg_stat_activity yet does not say whose it is, but a role may end its own and no other: so
+// it is done as the role, and PostgreSQL tells them apart. The membership that this needs is never committed.
+// Leaves in mayfly.others those that PostgreSQL refused to end, which proves that they are not the role's.
+const END_LOGINS = `declare login int; others int[] := '{}'; begin
+  begin
+    execute format('grant %I to current_user', current_setting('mayfly.role'));
+    execute format('set local role %I', current_setting('mayfly.role'));
+    if not has_function_privilege('pg_terminate_backend(int, bigint)', 'execute') then
+      raise exception 'a refusal would prove nothing' using errcode = 'insufficient_privilege'; end if;
+    foreach login in array current_setting('mayfly.logins')::int[] loop
+      begin perform pg_terminate_backend(login);
+      exception when insufficient_privilege then others := others || login; end;
+    end loop;
     raise exception sqlstate 'MF002';
-  exception when sqlstate 'MF002' then null;
-  end $mayfly$`);
-}
+  exception when sqlstate 'MF002' then null; end;
+  perform set_config('mayfly.others', array_to_json(others)::text, false);
+end`;
 
 interface Login {
   readonly pid: number;
@@ -128,25 +156,9 @@ function loggingIn(connection: Connection): Promise<Login[]> {
   );
 }
 
-// A log-in that is not in pg_stat_activity yet does not say whose it is, but a role may end its own and no other: so
-// it is done as the role, and PostgreSQL tells them apart. The membership that this needs is never committed.
-// Returns those that PostgreSQL refused to end, which proves that they are not the role's and need no waiting for.
-async function endLogins(connection: Connection, role: string, logins: readonly Login[]): Promise<number[]> {
-  const name = pg.escapeIdentifier(role);
-  await connection.run(`do $mayfly$ declare login int; others int[] := '{}'; begin
-    begin
-      grant ${name} to current_user;
-      set local role ${name};
-      if not has_function_privilege('pg_terminate_backend(int, bigint)', 'execute') then
-        raise exception 'a refusal would prove nothing' using errcode = 'insufficient_privilege'; end if;
-      foreach login in array array[${logins.map(({ pid }) => pid).join(", ")}] loop
-        begin perform pg_terminate_backend(login);
-        exception when insufficient_privilege then others := others || login; end;
-      end loop;
-      raise exception sqlstate 'MF002';
-    exception when sqlstate 'MF002' then null; end;
-    perform set_config('mayfly.others', array_to_json(others)::text, false);
-  end $mayfly$`);
+/** Ends those that are the role's; returns the process ids of those that are not and need no waiting for. */
+async function endLogins(connection: Connection, role: string, logins: readonly Login[]): Promise<readonly number[]> {
+  await connection.run(END_LOGINS, { role, logins: `{${logins.map(({ pid }) => pid).join(",")}}` });
   const [answer] = await connection.read<{ others: number[] }>(
     "select current_setting('mayfly.others')::json as others",
   );
@@ -160,33 +172,23 @@ async function drop(
   signal: AbortSignal,
 ): Promise<{ readonly residue?: string }> {
   try {
-    await connection.run(`drop role ${pg.escapeIdentifier(role)}`);
+    await connection.run(DROP_ROLE, { role });
   } catch (error) {
     // 2BP01: it owns something or is named in a grant (C18). 55P03: somebody's open or prepared transaction is about
     // to name it. Neither is access, and waiting for a person to clean up would leave the credential alive meanwhile.
     if (!hasSqlState(error, "2BP01", "55P03")) throw error;
-    await strip(connection, oid, role);
+    await connection.run(STRIP_ROLE, { role });
+    const left = await connection.read("select from pg_auth_members where member = $1", [oid]);
+    if (left.length > 0) {
+      throw new MayflyError("target_rejected", "the role has a membership that the admin may not revoke", {
+        cause: error,
+      });
+    }
     const why = hasSqlState(error, "2BP01") ? "objects or grants depend on it" : "a transaction holds it";
     return { residue: `role ${role} stays, without login, password and memberships: ${why}` };
   }
   await endGhosts(connection, oid, signal);
   return {};
-}
-
-/** Leaves a role that cannot be dropped with nothing: no password, no group. */
-async function strip(connection: Connection, oid: number, role: string): Promise<void> {
-  const memberships = `select g.rolname from pg_auth_members m join pg_roles g on g.oid = m.roleid
-    where m.member = $1 order by g.rolname collate "C"`;
-  const groups = await connection.read<{ rolname: string }>(memberships, [oid]);
-  const name = pg.escapeIdentifier(role);
-  const revokes = groups.map((group) => `revoke ${pg.escapeIdentifier(group.rolname)} from ${name};`);
-  await connection.run(`do $mayfly$ begin alter role ${name} password null; ${revokes.join(" ")} end $mayfly$`);
-  const [left] = await connection.read<{ rolname: string }>(memberships, [oid]);
-  if (left === undefined) return;
-  throw new MayflyError(
-    "target_rejected",
-    `role ${role} has a membership that the admin did not grant and cannot revoke`,
-  );
 }
 
 // By the proof above there is nothing to find. If there is, the proof has a hole, so one empty look is not enough.

@@ -1,5 +1,4 @@
 import { randomBytes } from "node:crypto";
-import pg from "pg";
 import { z } from "zod";
 import { MayflyError } from "../lib/errors.ts";
 import type { Id } from "../lib/ids.ts";
@@ -115,14 +114,21 @@ async function issue(target: Target, request: IssueRequest<PostgresAccess, Postg
   const started = performance.now();
   await target.mint.use(request.signal, Math.min(ANSWER_WITHIN_MS, request.createWithinMs), async (connection) => {
     // Not before there is a connection: a burst of mints would fill the thread pool, in which log-ins are proven, too.
-    const [verifier, clock] = await Promise.all([scramVerifier(password), readClock(connection)]);
-    // Counted from before the clock was read, so the limit errs on the early side.
-    const createBy = clock.now_ms + request.createWithinMs - (performance.now() - started);
-    const limits = { verifier, createBy, version: clock.version };
-    const statement = createRoleSql(request, target.config.connection_limit, limits);
+    const [verifier, now] = await Promise.all([scramVerifier(password), readClock(connection)]);
+    const inputs = {
+      role: request.handle.role,
+      verifier,
+      until: new Date(request.expiresAt.getTime() + BACKSTOP_SECONDS * 1000).toISOString(),
+      limit: target.config.connection_limit,
+      comment: `Mayfly credential ${request.credentialId}`,
+      // Sorted, so that two mints cannot wait for each other's groups.
+      groups: `{${[...new Set(request.access.flatMap(({ roles }) => roles))].sort().join(",")}}`,
+      // Counted from before the clock was read, so the limit errs on the early side.
+      create_by: now + request.createWithinMs - (performance.now() - started),
+    };
     for (let attempt = 1; ; attempt += 1) {
       try {
-        return await connection.run(statement);
+        return await connection.run(CREATE_ROLE, inputs);
       } catch (error) {
         // Other DDL on the same catalog rows (C1, C2): nothing was created, and the limit still guards the next try.
         if (attempt === 5 || !hasSqlState(error, "XX000", "40001", "40P01")) throw error;
@@ -135,42 +141,36 @@ async function issue(target: Target, request: IssueRequest<PostgresAccess, Postg
   return { secret: { username: request.handle.role, password, host, port, database, url: new Secret(url) } };
 }
 
-async function readClock(connection: Connection): Promise<{ readonly now_ms: number; readonly version: number }> {
-  const [clock] = await connection.read<{ now_ms: number; version: number }>(
-    `select (extract(epoch from clock_timestamp()) * 1000)::float8 as now_ms,
-       current_setting('server_version_num')::int as version`,
+async function readClock(connection: Connection): Promise<number> {
+  const [clock] = await connection.read<{ now_ms: number }>(
+    "select (extract(epoch from clock_timestamp()) * 1000)::float8 as now_ms",
   );
   if (clock === undefined) throw new MayflyError("target_unavailable", "PostgreSQL did not tell its time");
-  return clock;
+  return clock.now_ms;
 }
 
-// One statement, so one transaction. Its text holds no secret: the server logs statements that fail (C7). The clock
-// that counts is the target's, and it is read again last of all, so a statement held up on its way creates nothing (C8).
+const GUARD = `if extract(epoch from clock_timestamp()) * 1000 >= current_setting('mayfly.create_by')::float8 then
+    raise exception 'too late' using errcode = '${TOO_LATE}'; end if;`;
+
+// One transaction, and no secret in its text: the server logs statements that fail (C7). The clock that counts is the
+// target's, and it is read again last of all, so a create held up on its way creates nothing (C8).
 // The commit is not flushed: a role lost in a crash is a credential that stopped early, whereas waiting for the disk
-// would bound the rate, because from PostgreSQL 16 on GRANT locks the group until the commit. For the same reason the
-// groups come last; they are sorted, so that two mints cannot wait for each other. SET FALSE: what a credential makes
-// belongs to itself and is found, and a session of it can never become the group, whose rights would outlive it (C4).
-function createRoleSql(
-  request: IssueRequest<PostgresAccess, PostgresHandle>,
-  connectionLimit: number,
-  { verifier, createBy, version }: { readonly verifier: string; readonly createBy: number; readonly version: number },
-): string {
-  const role = pg.escapeIdentifier(request.handle.role);
-  const groups = [...new Set(request.access.flatMap(({ roles }) => roles))].sort();
-  const until = new Date(request.expiresAt.getTime() + BACKSTOP_SECONDS * 1000).toISOString();
-  const options = version < 160_000 ? "" : " with inherit true, set false";
-  const guard = `if extract(epoch from clock_timestamp()) * 1000 >= ${createBy} then
-      raise exception 'too late' using errcode = '${TOO_LATE}'; end if;`;
-  return `do $mayfly$ begin
-    set local synchronous_commit = off;
-    ${guard}
-    create role ${role} login password ${pg.escapeLiteral(verifier)} valid until ${pg.escapeLiteral(until)}
-      connection limit ${connectionLimit} nosuperuser nocreatedb nocreaterole noreplication inherit;
-    comment on role ${role} is ${pg.escapeLiteral(`Mayfly credential ${request.credentialId}`)};
-    ${groups.map((group) => `grant ${pg.escapeIdentifier(group)} to ${role}${options};`).join("\n    ")}
-    ${guard}
-  end $mayfly$`;
-}
+// would bound the rate, because from PostgreSQL 16 on GRANT locks the group until the commit; so groups come last, too.
+// SET FALSE: what a credential makes belongs to itself and is found, and no session of it can become the group, whose
+// rights would outlive it (C4).
+const CREATE_ROLE = `declare role_name text := current_setting('mayfly.role'); group_name text; begin
+  set local synchronous_commit = off;
+  ${GUARD}
+  execute format('create role %I login password %L valid until %L connection limit %s
+      nosuperuser nocreatedb nocreaterole noreplication inherit', role_name, current_setting('mayfly.verifier'),
+    current_setting('mayfly.until'), current_setting('mayfly.limit')::int);
+  execute format('comment on role %I is %L', role_name, current_setting('mayfly.comment'));
+  foreach group_name in array current_setting('mayfly.groups')::text[] loop
+    execute format('grant %I to %I', group_name, role_name) ||
+      case when current_setting('server_version_num')::int < 160000 then '' else ' with inherit true, set false' end;
+  end loop;
+  ${GUARD}
+end`;
 
 async function probe(target: Target, { role }: PostgresHandle, signal: AbortSignal): Promise<ProbeResult> {
   const by = "pg_catalog";

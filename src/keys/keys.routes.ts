@@ -1,6 +1,6 @@
 import { z } from "zod";
 import type { Db } from "../db/database.ts";
-import { endpoint, type Endpoint } from "../http/endpoint.ts";
+import { type Endpoint, endpoint } from "../http/endpoint.ts";
 import { notFound } from "../lib/errors.ts";
 import type { SigningKeys } from "./signing-keys.ts";
 

@@ -1,5 +1,5 @@
 import { createPrivateKey, createPublicKey, generateKeyPairSync, type KeyObject } from "node:crypto";
-import { calculateJwkThumbprint, CompactSign, compactVerify, decodeProtectedHeader, type JWK } from "jose";
+import { CompactSign, calculateJwkThumbprint, compactVerify, decodeProtectedHeader, type JWK } from "jose";
 import type { Db } from "../db/database.ts";
 import type { Sealer } from "../lib/seal.ts";
 
@@ -43,9 +43,15 @@ export function createSigningKeys(db: Db, sealer: Sealer): SigningKeys {
       active:
         active === undefined
           ? undefined
-          : { kid: active.kid, key: createPrivateKey(sealer.open(active.private_sealed, sealContext(tenantId, active.kid))) },
+          : {
+              kid: active.kid,
+              key: createPrivateKey(sealer.open(active.private_sealed, sealContext(tenantId, active.kid))),
+            },
       published: new Map(
-        rows.map((row) => [row.kid, { key: createPublicKey({ key: row.public_jwk, format: "jwk" }), jwk: row.public_jwk }]),
+        rows.map((row) => [
+          row.kid,
+          { key: createPublicKey({ key: row.public_jwk, format: "jwk" }), jwk: row.public_jwk },
+        ]),
       ),
     };
   };
@@ -65,7 +71,10 @@ export function createSigningKeys(db: Db, sealer: Sealer): SigningKeys {
     const bare = publicKey.export({ format: "jwk" }) as JWK;
     const kid = await calculateJwkThumbprint(bare);
     const jwk = { ...bare, kid, alg: "ES256", use: "sig" };
-    const sealed = sealer.seal(privateKey.export({ type: "pkcs8", format: "pem" }) as string, sealContext(tenantId, kid));
+    const sealed = sealer.seal(
+      privateKey.export({ type: "pkcs8", format: "pem" }) as string,
+      sealContext(tenantId, kid),
+    );
     // Two processes may both find no key: the unique index lets one in, and both then read the same.
     await db.withTenant({ tenantId, actor: ACTOR }, (tx) =>
       tx

@@ -56,7 +56,10 @@ async function settle<Item, Result>(
   batch: readonly Waiting<Item, Result>[],
 ): Promise<void> {
   try {
-    const results = await run(tenantId, batch.map((waiting) => waiting.item));
+    const results = await run(
+      tenantId,
+      batch.map((waiting) => waiting.item),
+    );
     batch.forEach((waiting, index) => {
       waiting.resolve(results[index] as Result);
     });

@@ -1,4 +1,4 @@
-import { pino, type Logger } from "pino";
+import { type Logger, pino } from "pino";
 
 /** The structured logger. Log fields, never objects of foreign libraries: they may carry secrets (reliability H3). */
 export type Log = Logger;

@@ -32,7 +32,9 @@ export function createSealer(keyEncryptionKey: Uint8Array, use: string): Sealer 
       const decipher = createDecipheriv("aes-256-gcm", key, bytes.subarray(1, 1 + NONCE), { authTagLength: TAG })
         .setAAD(Buffer.from(context, "utf8"))
         .setAuthTag(bytes.subarray(bytes.length - TAG));
-      return Buffer.concat([decipher.update(bytes.subarray(1 + NONCE, bytes.length - TAG)), decipher.final()]).toString("utf8");
+      return Buffer.concat([decipher.update(bytes.subarray(1 + NONCE, bytes.length - TAG)), decipher.final()]).toString(
+        "utf8",
+      );
     },
   };
 }

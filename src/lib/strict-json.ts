@@ -124,6 +124,8 @@ const BACKSLASH = 0x5c;
 /** The index after the closing quote of the string that opens at `start`. */
 function endOfString(text: string, start: number): number {
   for (let end = text.indexOf('"', start + 1); ; end = text.indexOf('"', end + 1)) {
+    // Not in a valid text; if it were, ending here is better than turning for ever.
+    if (end === -1) return text.length;
     let slash = end - 1;
     while (text.charCodeAt(slash) === BACKSLASH) slash -= 1;
     if ((end - slash) % 2 === 1) return end + 1;

@@ -5,8 +5,9 @@ import v8 from "node:v8";
 import vm from "node:vm";
 
 // On Node 20 V8 inlines calls from JavaScript into WebAssembly, and deoptimizing such a frame ends the process
-// ("unreachable code") after some hundred Cedar calls under HTTP load. It must be off before the first of those
-// calls is compiled. Node 24 neither crashes nor loses anything measurable.
+// ("unreachable code") when it happens while Cedar calls back for the JSON of its arguments: after some hundred calls
+// under HTTP load. It must be off before the first of those calls is compiled. Node 24 does not crash; a V8 that does
+// not know the flag says so on standard error and goes on.
 v8.setFlagsFromString("--no-turbo-inline-js-wasm-calls");
 
 /** The functions of cedar-wasm. */

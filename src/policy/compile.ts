@@ -17,7 +17,7 @@ export interface Slice {
   readonly ask: Asker;
 }
 
-/** What a decision says of a policy. A `permit` never has a remedy. */
+/** What a decision says of a policy. */
 export interface PolicyNotes {
   readonly reason: string;
   readonly remedy: Remedy | undefined;
@@ -68,7 +68,7 @@ function canMatch(scope: ActionConstraint, actionClass: ActionClass): boolean {
 }
 
 function notesOf({ id, json }: ParsedPolicy): PolicyNotes {
-  const remedy = json.effect === "forbid" ? annotation(json, "remedy") : undefined;
+  const remedy = annotation(json, "remedy");
   return {
     reason: annotation(json, "reason") ?? `policy ${id} forbids this`,
     remedy: remedy === undefined ? undefined : parseRemedy(remedy),

@@ -58,7 +58,14 @@ function readPolicies(text: string): { policies: ParsedPolicy[]; problems: Polic
     problems.push({ message: `there are ${parts.policies.length} policies, at most ${MAX_POLICIES} are allowed` });
     return { policies: [], problems };
   }
-  const policies = parts.policies.map((part) => readPolicy(part, text.indexOf(part))).sort((a, b) => a.start - b.start);
+  const starts = new Map<string, number>();
+  const policies = parts.policies
+    .map((part) => {
+      const start = text.indexOf(part, (starts.get(part) ?? -1) + 1);
+      starts.set(part, start);
+      return readPolicy(part, start);
+    })
+    .sort((a, b) => a.start - b.start);
   const seen = new Set<string>();
   for (const { id, start } of policies) {
     const message = seen.has(id) ? `two policies have the @id "${id}"` : idProblem(id);

@@ -56,16 +56,14 @@ export async function activatePolicies(db: Db, acting: ActingFor, version: numbe
 /** Gives a tenant without policies the defaults; nothing when it has some. */
 export async function ensureDefaultPolicies(db: Db, tenantId: Id<"tenant">): Promise<void> {
   const acting = { tenantId, actor: "mayfly:policy" };
-  await db.withTenant(acting, async (tx) => {
-    await lock(tx, tenantId);
-    const some = await tx
-      .selectFrom("policy_sets")
-      .select("id")
-      .where("tenant_id", "=", tenantId)
-      .limit(1)
-      .executeTakeFirst();
-    if (some === undefined) await insertActive(tx, tenantId, defaultPolicies, "the defaults", acting.actor);
-  });
+  await db.withTenant(acting, (tx) => giveDefaultPolicies(tx, { id: tenantId }));
+}
+
+/** As {@link ensureDefaultPolicies}, in the transaction that makes the tenant. */
+export async function giveDefaultPolicies(tx: Tx, { id }: { readonly id: Id<"tenant"> }): Promise<void> {
+  await lock(tx, id);
+  const some = await tx.selectFrom("policy_sets").select("id").where("tenant_id", "=", id).limit(1).executeTakeFirst();
+  if (some === undefined) await insertActive(tx, id, defaultPolicies, "the defaults", "mayfly:policy");
 }
 
 async function insertActive(tx: Tx, tenantId: Id<"tenant">, text: string, note: string, by: string) {

@@ -79,8 +79,7 @@ function openLink(url: string, special: Options = {}): Link {
   const keep = (client: Redis): Redis => {
     const connect = client.connect.bind(client);
     client.connect = () => (isCut ? Promise.reject(new Error("the connection was cut")) : connect());
-    client.duplicate = ((override: Options = {}) =>
-      keep(new Redis(url, { ...options, ...override }))) as Redis["duplicate"];
+    client.duplicate = (override: Options = {}) => keep(new Redis(url, { ...options, ...override }));
     client.on("error", ignore);
     clients.push(client);
     return client;

@@ -16,7 +16,7 @@ export const reachableAgentStates = ["active", "suspended", "quarantined", "reti
  * Where an agent may go from where. Quarantine is left by way of `suspended`, so that bringing back an agent that was
  * thought to be compromised takes two decisions.
  */
-export const agentTransitions: Readonly<Record<AgentState, readonly AgentState[]>> = {
+const agentTransitions: Readonly<Record<AgentState, readonly AgentState[]>> = {
   proposed: ["active", "retired"],
   active: ["suspended", "quarantined", "retired"],
   suspended: ["active", "quarantined", "retired"],

@@ -278,7 +278,7 @@ export function versionIn(etag: string): string {
 }
 
 /** The 412 of a change to something that is not any more what the caller read. */
-export function hasChanged(what: string): MayflyError {
+function hasChanged(what: string): MayflyError {
   return new MayflyError("precondition_failed", `the ${what} has changed since this ETag: read it again`);
 }
 

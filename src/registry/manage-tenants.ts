@@ -106,10 +106,9 @@ export async function changeTenantState(
   if (id === SYSTEM_TENANT)
     throw new MayflyError("conflict", "the tenant of the operators is not suspended: nobody could bring it back");
   return db.withTenant({ tenantId: id, actor: caller.subject, requestId }, async (tx) => {
-    // FOR UPDATE keeps new tasks out (their foreign key wants a lock on this row), and waits for those being opened.
+    // A mint holds a share lock on this row (migrations/0004): it has committed, and is taken back, or sees the new state.
     const tenant = await tx.selectFrom("tenants").selectAll().where("id", "=", id).forUpdate().executeTakeFirst();
     if (tenant === undefined) throw notFound();
-    if (to === "suspended") await waitForMints(tx, id);
     const row =
       tenant.state === to
         ? tenant
@@ -123,19 +122,6 @@ export async function changeTenantState(
       await takeBack(tx, (query) => query, { tenantId: id, by: caller.subject, reason: "tenant_suspended" });
     return row;
   });
-}
-
-// A mint looks at the tenant's state without a lock on it, but holds a share lock on its task: with every task locked,
-// each mint has either committed, and is taken back, or will look only when the suspension is true.
-async function waitForMints(tx: Tx, tenantId: Id<"tenant">): Promise<void> {
-  await tx
-    .selectFrom("tasks")
-    .select("id")
-    .where("tenant_id", "=", tenantId)
-    .where("state", "!=", "ended")
-    .orderBy("id")
-    .forUpdate()
-    .execute();
 }
 
 function asOperator<Value>(

@@ -15,7 +15,7 @@ import { asRefusal, canaryLeft } from "./target-parts.ts";
 export const reachableTargetStates = ["active", "suspended", "retired"] as const;
 
 /** Where somebody may put a target from where. */
-export const targetTransitions: Readonly<Record<TargetState, readonly TargetState[]>> = {
+const targetTransitions: Readonly<Record<TargetState, readonly TargetState[]>> = {
   active: ["suspended", "retired"],
   suspended: ["active", "retired"],
   quarantined: ["active", "suspended", "retired"],

@@ -65,7 +65,9 @@ export async function changeTarget(
   requestId: string,
 ): Promise<void> {
   const { tenantId } = caller;
-  const plan = await deps.change(caller, requestId, (tx) => prepare(tx, deps.targetConfigs, tenantId, id, version, patch));
+  const plan = await deps.change(caller, requestId, (tx) =>
+    prepare(tx, deps.targetConfigs, tenantId, id, version, patch),
+  );
   const canary = await proveIfNeeded(deps, caller, id, plan, requestId);
   await deps.change(caller, requestId, async (tx) => {
     if (patch.owner_id !== undefined) await requireActiveOwner(tx, tenantId, patch.owner_id, "/owner_id");

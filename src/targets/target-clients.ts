@@ -64,7 +64,8 @@ export function createTargetClients(db: Db, sealer: Sealer): TargetClients {
     const known = opened.get(key);
     if (known !== undefined) {
       const entry = await known.entry.catch(() => undefined);
-      const good = version === undefined ? performance.now() - known.at < TRUSTED_MS : entry?.target.version === version;
+      const good =
+        version === undefined ? performance.now() - known.at < TRUSTED_MS : entry?.target.version === version;
       if (entry !== undefined && good) return entry;
     }
     const latest = opened.get(key);

@@ -102,7 +102,7 @@ export function targetEndpoints(deps: TargetDeps): Endpoint[] {
     referrers: [{ table: "credentials", column: "target_id", words: "credentials" }],
     unique: { targets_tenant_id_name_key: "/name" },
     readMembers: readTargetMembers,
-    freshness: ({ live, stuck, reconciled_at: at }) => `${live}.${stuck}.${at instanceof Date ? at.getTime() : 0}`,
+    freshness: ({ live, stuck, reconciled_at: at }) => [live, stuck, at instanceof Date ? at.getTime() : 0].join("."),
     async beforeDelete(tx, row, { tenantId }) {
       const found = row.reconciled_at !== null && row.reconciled_at > row.updated_at;
       if ("left" in row.canary && !found)

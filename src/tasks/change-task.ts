@@ -65,7 +65,12 @@ export async function endTaskById(
  * An agent may do it for its own tasks alone. A heartbeat that comes too late does not bring a task back: the loss is
  * a fact from the moment it was due, whether or not the worker has acted on it yet.
  */
-export async function heartbeat(db: Db, principal: Principal, taskId: Id<"task">, requestId: string): Promise<string | null> {
+export async function heartbeat(
+  db: Db,
+  principal: Principal,
+  taskId: Id<"task">,
+  requestId: string,
+): Promise<string | null> {
   const { tenantId } = principal;
   return db.withTenant({ tenantId, actor: principal.subject, requestId }, async (tx) => {
     const task = await tx
@@ -75,7 +80,8 @@ export async function heartbeat(db: Db, principal: Principal, taskId: Id<"task">
       .where("id", "=", taskId)
       .forShare()
       .executeTakeFirst();
-    if (task === undefined || (principal.agentId !== undefined && task.agent_id !== principal.agentId)) throw notFound();
+    if (task === undefined || (principal.agentId !== undefined && task.agent_id !== principal.agentId))
+      throw notFound();
     if (task.state === "ended") throw new MayflyError("conflict", `the task has ended (${task.outcome})`);
     const meter = await tx
       .updateTable("task_meters")
@@ -85,10 +91,13 @@ export async function heartbeat(db: Db, principal: Principal, taskId: Id<"task">
       })
       .where("tenant_id", "=", tenantId)
       .where("task_id", "=", taskId)
-      .where((eb) => eb.or([eb("heartbeat_due_at", "is", null), eb("heartbeat_due_at", ">", sql<Date>`clock_timestamp()`)]))
+      .where((eb) =>
+        eb.or([eb("heartbeat_due_at", "is", null), eb("heartbeat_due_at", ">", sql<Date>`clock_timestamp()`)]),
+      )
       .returning("heartbeat_due_at")
       .executeTakeFirst();
-    if (meter === undefined) throw new MayflyError("conflict", "the heartbeat came too late: the task is ending (heartbeat_lost)");
+    if (meter === undefined)
+      throw new MayflyError("conflict", "the heartbeat came too late: the task is ending (heartbeat_lost)");
     return meter.heartbeat_due_at?.toISOString() ?? null;
   });
 }
@@ -105,7 +114,12 @@ async function lockTask(tx: Tx, tenantId: Id<"tenant">, taskId: Id<"task">) {
   return task;
 }
 
-async function setHeartbeatDue(tx: Tx, tenantId: Id<"tenant">, taskId: Id<"task">, seconds: number | null): Promise<void> {
+async function setHeartbeatDue(
+  tx: Tx,
+  tenantId: Id<"tenant">,
+  taskId: Id<"task">,
+  seconds: number | null,
+): Promise<void> {
   await tx
     .updateTable("task_meters")
     .set({ heartbeat_due_at: sql`clock_timestamp() + make_interval(secs => ${seconds}::int)` })

@@ -45,7 +45,9 @@ export async function endDueTasks(db: Db, tenantId: Id<"tenant">): Promise<void>
   const due = await db.withTenant({ tenantId, actor: BY }, (tx) =>
     tx
       .selectFrom("tasks as t")
-      .innerJoin("task_meters as m", (join) => join.onRef("m.task_id", "=", "t.id").onRef("m.tenant_id", "=", "t.tenant_id"))
+      .innerJoin("task_meters as m", (join) =>
+        join.onRef("m.task_id", "=", "t.id").onRef("m.tenant_id", "=", "t.tenant_id"),
+      )
       .select(["t.id", sql<boolean>`t.deadline <= statement_timestamp()`.as("late")])
       .where("t.tenant_id", "=", tenantId)
       .where("t.state", "!=", "ended")
@@ -60,7 +62,13 @@ export async function endDueTasks(db: Db, tenantId: Id<"tenant">): Promise<void>
   for (const { id, late } of due) {
     await db.withTenant({ tenantId, actor: BY }, async (tx) => {
       // A heartbeat may have arrived since: look again under the locks, in the order that a mint takes them.
-      await tx.selectFrom("tasks").select("id").where("tenant_id", "=", tenantId).where("id", "=", id).forUpdate().execute();
+      await tx
+        .selectFrom("tasks")
+        .select("id")
+        .where("tenant_id", "=", tenantId)
+        .where("id", "=", id)
+        .forUpdate()
+        .execute();
       const meter = await tx
         .selectFrom("task_meters")
         .select(sql<boolean>`coalesce(heartbeat_due_at <= clock_timestamp(), false)`.as("lost"))

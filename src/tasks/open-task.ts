@@ -1,9 +1,9 @@
 import { sql } from "kysely";
+import { denied } from "../credentials/check-records.ts";
 import type { Db, Tx } from "../db/database.ts";
 import type { Principal } from "../identity/principal.ts";
 import { invalid, notFound } from "../lib/errors.ts";
 import { type Id, newId } from "../lib/ids.ts";
-import { denied } from "../credentials/check-records.ts";
 import type { OpenTask, TaskReply } from "./tasks.routes.ts";
 
 const LONGEST_TASK_DAYS = 30;
@@ -18,7 +18,9 @@ export async function openTask(db: Db, principal: Principal, body: OpenTask, req
     const { tenantId } = principal;
     const agent = await tx
       .selectFrom("agents as a")
-      .innerJoin("owners as o", (join) => join.onRef("o.id", "=", "a.owner_id").onRef("o.tenant_id", "=", "a.tenant_id"))
+      .innerJoin("owners as o", (join) =>
+        join.onRef("o.id", "=", "a.owner_id").onRef("o.tenant_id", "=", "a.tenant_id"),
+      )
       .select(["a.state", "o.status as owner_status"])
       .where("a.tenant_id", "=", tenantId)
       .where("a.id", "=", body.agent_id)
@@ -27,7 +29,11 @@ export async function openTask(db: Db, principal: Principal, body: OpenTask, req
     if (agent === undefined) throw invalid("/agent_id", "there is no agent with this id");
     const purpose = await tx
       .selectFrom("purposes")
-      .select(["state", sql<boolean>`expires_at <= now()`.as("expired"), sql<boolean>`review_by <= now()`.as("overdue")])
+      .select([
+        "state",
+        sql<boolean>`expires_at <= now()`.as("expired"),
+        sql<boolean>`review_by <= now()`.as("overdue"),
+      ])
       .where("tenant_id", "=", tenantId)
       .where("id", "=", body.purpose_id)
       .where("agent_id", "=", body.agent_id)
@@ -37,8 +43,12 @@ export async function openTask(db: Db, principal: Principal, body: OpenTask, req
 
     const reasons = [
       ...(agent.state === "active" ? [] : [{ code: "agent_not_active", detail: `the agent is ${agent.state}` }]),
-      ...(agent.owner_status === "active" ? [] : [{ code: "owner_inactive", detail: "the agent's owner has departed" }]),
-      ...(purpose.state === "approved" ? [] : [{ code: "purpose_not_approved", detail: `the purpose is ${purpose.state}` }]),
+      ...(agent.owner_status === "active"
+        ? []
+        : [{ code: "owner_inactive", detail: "the agent's owner has departed" }]),
+      ...(purpose.state === "approved"
+        ? []
+        : [{ code: "purpose_not_approved", detail: `the purpose is ${purpose.state}` }]),
       ...(purpose.expired ? [{ code: "purpose_expired", detail: "the purpose has expired" }] : []),
       ...(purpose.overdue ? [{ code: "purpose_review_overdue", detail: "the purpose was not reviewed in time" }] : []),
     ];
@@ -47,7 +57,8 @@ export async function openTask(db: Db, principal: Principal, body: OpenTask, req
     const deadline = new Date(body.deadline);
     const { rows } = await sql<{ fits: boolean }>`select ${deadline}::timestamptz > now()
       and ${deadline}::timestamptz <= now() + make_interval(days => ${LONGEST_TASK_DAYS}) as fits`.execute(tx);
-    if (rows[0]?.fits !== true) throw invalid("/deadline", `must be in the future and at most ${LONGEST_TASK_DAYS} days ahead`);
+    if (rows[0]?.fits !== true)
+      throw invalid("/deadline", `must be in the future and at most ${LONGEST_TASK_DAYS} days ahead`);
 
     const id = newId("task");
     await tx
@@ -92,7 +103,9 @@ export async function readTask(db: Db, principal: Principal, taskId: Id<"task">)
 export async function taskReply(tx: Tx, tenantId: Id<"tenant">, id: Id<"task">): Promise<TaskReply> {
   const row = await tx
     .selectFrom("tasks as t")
-    .innerJoin("task_meters as m", (join) => join.onRef("m.task_id", "=", "t.id").onRef("m.tenant_id", "=", "t.tenant_id"))
+    .innerJoin("task_meters as m", (join) =>
+      join.onRef("m.task_id", "=", "t.id").onRef("m.tenant_id", "=", "t.tenant_id"),
+    )
     .selectAll("t")
     .select(["m.issued", "m.issued_live_seconds", "m.heartbeat_due_at"])
     .where("t.tenant_id", "=", tenantId)
@@ -125,7 +138,11 @@ export async function taskReply(tx: Tx, tenantId: Id<"tenant">, id: Id<"task">):
     deadline: row.deadline.toISOString(),
     heartbeat_seconds: row.heartbeat_seconds,
     heartbeat_due_at: row.heartbeat_due_at?.toISOString() ?? null,
-    budget: { max_credentials: row.max_credentials, max_per_minute: row.max_per_minute, max_live_seconds: row.max_live_seconds },
+    budget: {
+      max_credentials: row.max_credentials,
+      max_per_minute: row.max_per_minute,
+      max_live_seconds: row.max_live_seconds,
+    },
     used: { credentials: row.issued, live_seconds: Number(row.issued_live_seconds) },
     credentials: {
       live: Number(counts.live),

@@ -1,6 +1,6 @@
 import { z } from "zod";
 import type { Db } from "../db/database.ts";
-import { endpoint, type Endpoint } from "../http/endpoint.ts";
+import { type Endpoint, endpoint } from "../http/endpoint.ts";
 import { idSchema, moment, prose } from "../http/wire.ts";
 import type { WakeUps } from "../queue/queue.ts";
 import { changeTask, endTaskById, heartbeat } from "./change-task.ts";
@@ -17,7 +17,12 @@ const openBody = z.strictObject({
   objective: prose(2000).describe("For people. It never grants anything."),
   initiated_by: z.strictObject({ kind: z.enum(["human", "system"]), id: z.string().min(1).max(256) }),
   deadline: moment.describe("At most 30 days ahead. Nothing minted for the task outlives it."),
-  heartbeat_seconds: z.int().min(1).max(86_400).optional().describe("The task ends when no heartbeat came for so long."),
+  heartbeat_seconds: z
+    .int()
+    .min(1)
+    .max(86_400)
+    .optional()
+    .describe("The task ends when no heartbeat came for so long."),
   budget: z
     .strictObject({
       max_credentials: z.int().min(1).max(1_000_000).optional(),
@@ -68,7 +73,9 @@ export function taskEndpoints({ db, wakeUps }: TaskDeps): Endpoint[] {
       method: "post",
       path: `/v1/tasks/{task_id}/${action}`,
       summary:
-        action === "pause" ? "Pause a task: no mints, and everything it holds is taken back" : "Let a paused task mint again",
+        action === "pause"
+          ? "Pause a task: no mints, and everything it holds is taken back"
+          : "Let a paused task mint again",
       tag: "tasks",
       allow: ["orchestrator", "admin"],
       params: byId,

@@ -56,7 +56,9 @@ describe("a JWT minted for a task", () => {
     expect(protectedHeader.alg).toBe("ES256");
     expect(payload.sub).toBe(s.agentId);
     expect(payload.jti).toBe(minted.body.credential.id);
-    expect(payload["authorization_details"]).toMatchObject([{ task_id: taskId, actions: ["read"], resources: ["tickets"] }]);
+    expect(payload["authorization_details"]).toMatchObject([
+      { task_id: taskId, actions: ["read"], resources: ["tickets"] },
+    ]);
   });
 
   test("invariant 4: is inactive at introspection from the commit that ends its task", async () => {
@@ -64,9 +66,15 @@ describe("a JWT minted for a task", () => {
     const { body } = await app.call(agent, "POST", "/v1/credentials", ask(taskId));
     const introspect = async () =>
       (
-        await app.call(orchestrator, "POST", "/oauth/introspect", new URLSearchParams({ token: body.secret.access_token }).toString(), {
-          "content-type": "application/x-www-form-urlencoded",
-        })
+        await app.call(
+          orchestrator,
+          "POST",
+          "/oauth/introspect",
+          new URLSearchParams({ token: body.secret.access_token }).toString(),
+          {
+            "content-type": "application/x-www-form-urlencoded",
+          },
+        )
       ).body;
     expect(await introspect()).toMatchObject({ active: true, jti: body.credential.id });
     const ended = await app.call(orchestrator, "POST", `/v1/tasks/${taskId}/end`, { outcome: "completed" });
@@ -89,10 +97,22 @@ describe("a JWT minted for a task", () => {
 describe("a refusal", () => {
   test("names every reason with a stable code and is in the audit", async () => {
     const taskId = await anOpenTask();
-    const refused = await app.call(agent, "POST", "/v1/credentials", ask(taskId, { actions: ["explode"], resources: ["tickets", "nothing"] }));
+    const refused = await app.call(
+      agent,
+      "POST",
+      "/v1/credentials",
+      ask(taskId, { actions: ["explode"], resources: ["tickets", "nothing"] }),
+    );
     expect(refused.status).toBe(403);
-    expect(refused.body.reasons.map((reason: { code: string }) => reason.code).sort()).toEqual(["action_not_offered", "resource_outside_target"]);
-    const audit = await app.call(await app.token({ sub: "auditor" }), "GET", `/v1/audit?type=credential.denied&task=${taskId}`);
+    expect(refused.body.reasons.map((reason: { code: string }) => reason.code).sort()).toEqual([
+      "action_not_offered",
+      "resource_outside_target",
+    ]);
+    const audit = await app.call(
+      await app.token({ sub: "auditor" }),
+      "GET",
+      `/v1/audit?type=credential.denied&task=${taskId}`,
+    );
     expect(audit.body.items[0].data.reasons).toHaveLength(2);
   });
 });

@@ -1,8 +1,8 @@
 import { afterAll, beforeAll, describe, expect, test } from "@jest/globals";
 import pg from "pg";
 import { reconcileTarget } from "../../src/credentials/reconcile.ts";
-import { newId } from "../../src/lib/ids.ts";
 import type { Id } from "../../src/lib/ids.ts";
+import { newId } from "../../src/lib/ids.ts";
 import { type App, startApp } from "../support/app.ts";
 import { type PostgresTarget, postgresTarget } from "../support/postgres-target.ts";
 import { aTarget, type Seeded, seed } from "../support/seed.ts";
@@ -54,7 +54,12 @@ async function mintForNewTask(ttl = 60) {
   });
   expect(minted.status).toBe(201);
   const { host, port, database, username, password } = minted.body.secret;
-  return { taskId: task.body.id as string, id: minted.body.credential.id as string, username: username as string, login: { host, port, database, user: username, password } };
+  return {
+    taskId: task.body.id as string,
+    id: minted.body.credential.id as string,
+    username: username as string,
+    login: { host, port, database, user: username, password },
+  };
 }
 
 async function proven(id: string) {
@@ -82,9 +87,17 @@ describe("a Postgres credential", () => {
   test("invariant 6: is revoked with a receipt when its task ends", async () => {
     const { id, taskId, login } = await mintForNewTask();
     await app.call(orchestrator, "POST", `/v1/tasks/${taskId}/end`, { outcome: "completed" });
-    expect(await proven(id)).toMatchObject({ state: "revoked", state_reason: "task_ended", receipt: { probe: expect.any(String) } });
+    expect(await proven(id)).toMatchObject({
+      state: "revoked",
+      state_reason: "task_ended",
+      receipt: { probe: expect.any(String) },
+    });
     await expect(new pg.Client(login).connect()).rejects.toMatchObject({ code: expect.stringMatching(/^28/) });
-    expect((await app.call(orchestrator, "GET", `/v1/tasks/${taskId}`)).body.credentials).toMatchObject({ live: 0, revoking: 0, dead: 1 });
+    expect((await app.call(orchestrator, "GET", `/v1/tasks/${taskId}`)).body.credentials).toMatchObject({
+      live: 0,
+      revoking: 0,
+      dead: 1,
+    });
   });
 
   test("can be given back by its agent before its end", async () => {
@@ -96,7 +109,9 @@ describe("a Postgres credential", () => {
   test("reconciliation removes what is ours by name but in no ledger, closes what is gone, and leaves strangers alone", async () => {
     const stranger = `mfx_${target.config.deployment}_${"0".repeat(32)}`;
     const orphan = `mfy_${target.config.deployment}_${newId("credential").slice(4)}`;
-    await target.asSuperuser(`create role ${stranger}; create role ${orphan} login; grant ${orphan} to ${target.config["user"]} with admin option`);
+    await target.asSuperuser(
+      `create role ${stranger}; create role ${orphan} login; grant ${orphan} to ${target.config["user"]} with admin option`,
+    );
     const { id, username } = await mintForNewTask();
     await target.asSuperuser(`drop role ${username}`);
     const found = await reconcileTarget(app.broker, s.tenantId, targetId);

@@ -2,8 +2,8 @@ import { afterAll, beforeAll, describe, expect, test } from "@jest/globals";
 import { sql } from "kysely";
 import { type Id, newId } from "../../src/lib/ids.ts";
 import { type App, startApp } from "../support/app.ts";
-import { aPurpose, anAgent, type Seeded, seed } from "../support/seed.ts";
-import { testDatabase, type TestDatabase } from "../support/database.ts";
+import { type TestDatabase, testDatabase } from "../support/database.ts";
+import { anAgent, aPurpose, type Seeded, seed } from "../support/seed.ts";
 
 const ROUNDS = 1_000;
 const LANES = 8;
@@ -43,30 +43,62 @@ async function aRacer(): Promise<Racer> {
   const sub = `racer-${newId("agent")}`;
   const ids = await app.broker.db.withTenant({ tenantId, actor: "test" }, async (tx) => {
     const ownerId = newId("owner");
-    await tx.insertInto("owners").values({ tenant_id: tenantId, id: ownerId, kind: "human", name: `o-${ownerId}` }).execute();
+    await tx
+      .insertInto("owners")
+      .values({ tenant_id: tenantId, id: ownerId, kind: "human", name: `o-${ownerId}` })
+      .execute();
     const agentId = await anAgent(tx, { tenantId, ownerId });
     await tx
       .insertInto("identities")
-      .values({ tenant_id: tenantId, id: newId("identity"), trust_source_id: s.trustSourceId, agent_id: agentId, anchor_claim: "sub", anchor_value: sub, conditions: "[]" })
+      .values({
+        tenant_id: tenantId,
+        id: newId("identity"),
+        trust_source_id: s.trustSourceId,
+        agent_id: agentId,
+        anchor_claim: "sub",
+        anchor_value: sub,
+        conditions: "[]",
+      })
       .execute();
     const purposeId = await aPurpose(tx, { tenantId, agentId, ownerId: s.ownerId, resourceIds: [s.resourceId] });
     const taskId = newId("task");
     await tx
       .insertInto("tasks")
-      .values({ tenant_id: tenantId, id: taskId, agent_id: agentId, purpose_id: purposeId, objective: "race", initiated_by: JSON.stringify({ kind: "system", id: "test" }), opened_by: "test", deadline: sql`now() + interval '1 hour'` as never })
+      .values({
+        tenant_id: tenantId,
+        id: taskId,
+        agent_id: agentId,
+        purpose_id: purposeId,
+        objective: "race",
+        initiated_by: JSON.stringify({ kind: "system", id: "test" }),
+        opened_by: "test",
+        deadline: sql`now() + interval '1 hour'` as never,
+      })
       .execute();
-    await tx.insertInto("task_meters").values({ tenant_id: tenantId, task_id: taskId, heartbeat_due_at: null }).execute();
+    await tx
+      .insertInto("task_meters")
+      .values({ tenant_id: tenantId, task_id: taskId, heartbeat_due_at: null })
+      .execute();
     return { agentId, ownerId, taskId };
   });
   return { ...ids, token: await app.token({ sub }) };
 }
 
 const mint = (at: App, racer: Racer) =>
-  at.call(racer.token, "POST", "/v1/credentials", { task_id: racer.taskId, target: "tickets-api", actions: ["read"], resources: ["tickets"] });
+  at.call(racer.token, "POST", "/v1/credentials", {
+    task_id: racer.taskId,
+    target: "tickets-api",
+    actions: ["read"],
+    resources: ["tickets"],
+  });
 
 async function liveOf(racer: Racer): Promise<number> {
   const { rows } = await app.broker.db.withTenant({ tenantId: s.tenantId, actor: "test" }, (tx) =>
-    sql<{ n: number }>`select count(*)::int as n from credentials where agent_id = ${racer.agentId} and state in ('pending', 'active')`.execute(tx),
+    sql<{
+      n: number;
+    }>`select count(*)::int as n from credentials where agent_id = ${racer.agentId} and state in ('pending', 'active')`.execute(
+      tx,
+    ),
   );
   return rows[0]?.n ?? -1;
 }
@@ -80,7 +112,11 @@ async function race(close: (at: App, racer: Racer) => Promise<{ status: number; 
     while (left > 0) {
       left -= 1;
       const racer = await aRacer();
-      const contenders = [() => mint(app, racer), () => close(left % 2 === 0 ? app : other, racer), () => mint(other, racer)];
+      const contenders = [
+        () => mint(app, racer),
+        () => close(left % 2 === 0 ? app : other, racer),
+        () => mint(other, racer),
+      ];
       // Each order in turn, so that no side is always first on the wire.
       const turned = [...contenders.slice(left % 3), ...contenders.slice(0, left % 3)];
       for (const answer of await Promise.all(turned.map((start) => start()))) {
@@ -99,8 +135,27 @@ async function race(close: (at: App, racer: Racer) => Promise<{ status: number; 
 }
 
 describe("invariant 1: a mint commits before and is taken back, or is refused", () => {
-  test("racing the end of its task", () => race((at, racer) => at.call(orchestrator, "POST", `/v1/tasks/${racer.taskId}/end`, { outcome: "cancelled" })), 300_000);
-  test("racing the suspension of its agent", () => race((at, racer) => at.call(admin, "POST", `/v1/agents/${racer.agentId}/state`, { state: "suspended" })), 300_000);
-  test("racing the departure of its owner", () => race((at, racer) => at.call(admin, "POST", `/v1/owners/${racer.ownerId}/depart`)), 300_000);
-  test("racing the kill switch", () => race((at, racer) => at.call(admin, "POST", "/v1/revocations", { selector: { agent_id: racer.agentId }, reason: "race" })), 300_000);
+  test(
+    "racing the end of its task",
+    () => race((at, racer) => at.call(orchestrator, "POST", `/v1/tasks/${racer.taskId}/end`, { outcome: "cancelled" })),
+    300_000,
+  );
+  test(
+    "racing the suspension of its agent",
+    () => race((at, racer) => at.call(admin, "POST", `/v1/agents/${racer.agentId}/state`, { state: "suspended" })),
+    300_000,
+  );
+  test(
+    "racing the departure of its owner",
+    () => race((at, racer) => at.call(admin, "POST", `/v1/owners/${racer.ownerId}/depart`)),
+    300_000,
+  );
+  test(
+    "racing the kill switch",
+    () =>
+      race((at, racer) =>
+        at.call(admin, "POST", "/v1/revocations", { selector: { agent_id: racer.agentId }, reason: "race" }),
+      ),
+    300_000,
+  );
 });

@@ -97,7 +97,10 @@ describe("a key in Postgres", () => {
     ["key", { key: "key-2" }],
   ])("is another one for another %s", async (_, other) => {
     await store.finish(scope, await leaseOf(scope), reply);
-    expect((await store.begin({ ...scope, ...other }, "f")).state).toBe("new");
+    const theirs = { ...scope, ...other };
+    await store.finish(theirs, await leaseOf(theirs, "g"), { ...reply, body: "theirs" });
+    expect(await store.begin(scope, "f")).toEqual({ state: "done", reply });
+    expect(await store.begin(theirs, "g")).toEqual({ state: "done", reply: { ...reply, body: "theirs" } });
   });
 });
 

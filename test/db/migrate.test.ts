@@ -27,6 +27,16 @@ test("applies what is missing, in order, and nothing twice", async () => {
   ]);
 });
 
+test("a file and the record of it are one transaction: a crash leaves both or neither", async () => {
+  await using db = await emptyDatabase();
+  await using files = await migrations({ "0001_first.sql": first });
+  await migrate(db.ownerUrl, files.path);
+  const made = "select xmin::text as by from pg_class where relname = 'first'";
+  expect(await ask(db.ownerUrl, made)).toEqual(
+    await ask(db.ownerUrl, "select xmin::text as by from schema_migrations"),
+  );
+});
+
 test("processes that migrate at the same moment apply every file once", async () => {
   await using db = await emptyDatabase();
   await using files = await migrations({

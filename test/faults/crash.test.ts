@@ -7,9 +7,13 @@ const CREATE = "login password";
 const NOLOGIN = "nologin";
 const DROP = "drop role";
 
-const roleExists = (fleet: Fleet) => until("the role exists in the target", async () => (await fleet.target.roles()).length > 0);
+const roleExists = (fleet: Fleet) =>
+  until("the role exists in the target", async () => (await fleet.target.roles()).length > 0);
 const pending = (fleet: Fleet) =>
-  until("the intent is committed", async () => (await fleet.sql("select from mayfly.credentials where state = 'pending'")).length === 1);
+  until(
+    "the intent is committed",
+    async () => (await fleet.sql("select from mayfly.credentials where state = 'pending'")).length === 1,
+  );
 
 describe("kill -9 of the API during a mint (invariant 3)", () => {
   test("before the intent: nothing was done downstream, and what the database still commits is swept", async () => {

@@ -7,7 +7,9 @@ describe("invariant 5: the queue is only promptness (on Postgres)", () => {
     await using fleet = await startFleet();
     const api = await fleet.start("serve");
     const { taskId } = await mintSome(fleet, api);
-    const tables = await fleet.sql("select format('%I.%I', schemaname, tablename) as name from pg_tables where schemaname = 'bullmq'");
+    const tables = await fleet.sql(
+      "select format('%I.%I', schemaname, tablename) as name from pg_tables where schemaname = 'bullmq'",
+    );
     expect(tables.length).toBeGreaterThan(0);
     await fleet.sql(`truncate ${tables.map((table) => table.name).join(", ")}`);
     await endIt(fleet, api, taskId);
@@ -19,9 +21,14 @@ describe("invariant 5: the queue is only promptness (on Postgres)", () => {
     const api = await fleet.start("serve");
     await mintSome(fleet, api);
     await api.kill();
-    await fleet.sql("drop schema bullmq cascade; create schema bullmq; grant usage, create on schema bullmq to mayfly_runtime");
+    await fleet.sql(
+      "drop schema bullmq cascade; create schema bullmq; grant usage, create on schema bullmq to mayfly_runtime",
+    );
     const again = await fleet.start("serve");
-    await fleet.call(again, "admin", "POST", "/v1/revocations", { selector: { everything: true }, reason: "after the crash" });
+    await fleet.call(again, "admin", "POST", "/v1/revocations", {
+      selector: { everything: true },
+      reason: "after the crash",
+    });
     expect(await fleet.assertAllDead()).toHaveLength(16);
   }, 120_000);
 

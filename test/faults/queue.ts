@@ -7,7 +7,13 @@ export async function mintSome(fleet: Fleet, api: MayflyProcess): Promise<{ task
   const short = await fleet.openTask(api);
   const long = await fleet.openTask(api);
   const token = (taskId: string, ttl: number) =>
-    fleet.call(api, fleet.seeded.agentSub, "POST", "/v1/credentials", { task_id: taskId, target: "tickets-api", actions: ["read"], resources: ["tickets"], ttl_seconds: ttl });
+    fleet.call(api, fleet.seeded.agentSub, "POST", "/v1/credentials", {
+      task_id: taskId,
+      target: "tickets-api",
+      actions: ["read"],
+      resources: ["tickets"],
+      ttl_seconds: ttl,
+    });
   const answers = await Promise.all([
     ...Array.from({ length: 4 }, () => fleet.mint(api, short, 6)),
     ...Array.from({ length: 10 }, () => token(short, 4)),

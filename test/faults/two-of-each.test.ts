@@ -15,7 +15,9 @@ test("two APIs and two workers on one credential, one task and one second: each 
   const minted = await fleet.mint(a, taskId, 300);
   const id = minted?.body.credential.id;
   const revokes = await Promise.all(
-    Array.from({ length: 50 }, (_, n) => fleet.call(n % 2 === 0 ? a : b, "orchestrator", "POST", `/v1/credentials/${id}/revoke`)),
+    Array.from({ length: 50 }, (_, n) =>
+      fleet.call(n % 2 === 0 ? a : b, "orchestrator", "POST", `/v1/credentials/${id}/revoke`),
+    ),
   );
   expect(new Set(revokes.map((answer) => answer?.status))).toEqual(new Set([200]));
 

@@ -135,7 +135,13 @@ const codes: Readonly<Record<number, string>> = {
 };
 
 describe("what is not well formed is refused before the handler, by pointer and without an echo", () => {
-  test.each([...badJson, ...badTypes, ...badQueries])("%s", async (_, ask, status, pointers) => {
+  const rows = [...badJson, ...badTypes, ...badQueries].map(([name, ask, status, pointers]) => ({
+    name,
+    ask,
+    status,
+    pointers,
+  }));
+  test.each(rows)("$name", async ({ ask, status, pointers }) => {
     const before = runs;
     const got = await server.ask(ask);
     expect([got.status, got.json["code"]]).toEqual([status, codes[status]]);

@@ -103,6 +103,16 @@ describe("under test a reply that its endpoint does not declare is a 500", () =>
     expect((await lax.ask({ path: `/v1/tasks/${TASK_ID}` })).status).toBe(reply.status);
   });
 
+  test.each<[string, Reply]>([
+    ["a status that HTTP does not have", { status: 42 }],
+    ["a body that is no JSON", { status: 200, body: { size: 1n } }],
+    ["a header without a value", { status: 204, headers: { location: undefined as never } }],
+  ])("and %s is one even when nobody checks", async (_, reply) => {
+    await using other = await serving([replying(reply)], { validateReplies: false });
+    const got = await other.ask({ path: `/v1/tasks/${TASK_ID}` });
+    expect([got.status, got.json["code"]]).toEqual([500, "internal"]);
+  });
+
   test("while what goes over the wire as declared passes, dates included", async () => {
     const replies = { 200: z.strictObject({ at: z.iso.datetime(), gone: z.string().optional() }) };
     await using other = await serving([

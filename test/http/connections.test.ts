@@ -126,8 +126,8 @@ describe("well-formed HTTP that is rare", () => {
 });
 
 describe("who is slow is not waited for", () => {
-  test("headers that do not end are 408", async () => {
-    await using server = await serving([noteEndpoint()], { limits: short });
+  test("headers that do not end are 408, long before a body would be", async () => {
+    await using server = await serving([noteEndpoint()], { limits: { ...short, requestTimeoutMs: 300_000 } });
     expect(await server.raw("POST /v1/notes HTTP/1.1\r\nHost: x\r\nX-Slow: ")).toMatch(/^HTTP\/1\.1 408 /);
   });
 
@@ -149,6 +149,15 @@ describe("who is slow is not waited for", () => {
     expect(got.match(/HTTP\/1\.1/g)).toHaveLength(1);
     await until("the log line", () => server.log.some((line) => line["status"] === 499));
     expect([runs, server.refusals.length]).toEqual([0, 0]);
+  });
+
+  test("a body that is announced as too large is refused before it is sent", async () => {
+    await using server = await serving([noteEndpoint()]);
+    const socket = await server.open();
+    const stream = reading(socket);
+    socket.write(`${HEAD}Content-Length: 100000\r\n\r\n`);
+    await stream.contains("HTTP/1.1 413 ");
+    socket.destroy();
   });
 
   test("three hundred of them do not delay anybody else", async () => {

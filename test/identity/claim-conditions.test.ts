@@ -149,6 +149,16 @@ describe("nobody is identified by nothing", () => {
   });
 });
 
+test("a claim that every object inherits is not there", () => {
+  for (const name of ["toString", "constructor", "__proto__", "/kubernetes.io/toString", "/kubernetes.io/__proto__"]) {
+    expect(claimAt(claims, name)).toBeUndefined();
+  }
+});
+
+test("~01 is ~1 and not a slash (RFC 6901 §4)", () => {
+  expect([claimAt({ "~1": "a", "/": "b" }, "/~01"), claimAt({ "~1": "a", "/": "b" }, "/~1")]).toEqual(["a", "b"]);
+});
+
 test("property: a claim is found under its pointer whatever its name, and only there", () => {
   fc.assert(
     fc.property(fc.array(fc.string({ minLength: 1 }), { minLength: 1, maxLength: 4 }), (path) => {

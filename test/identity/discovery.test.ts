@@ -69,4 +69,19 @@ describe("discovery, against a real server", () => {
     ).resolves.toMatchObject({ ok: false, refusal: { code: "keys_unavailable" } });
     expect(urls).toEqual([`${issuer}/.well-known/openid-configuration`]);
   });
+
+  test("an entity tag is sent back only to where it came from", async () => {
+    const sent: (string | undefined)[] = [];
+    let clock = 0;
+    const fetchJson: SafeFetch = async (url, { etag } = {}) => {
+      if (url.endsWith("configuration"))
+        return { status: "fresh", document: { issuer, jwks_uri: `${issuer}/${clock < 2e6 ? "old" : "new"}` } };
+      sent.push(etag);
+      return { status: "fresh", document: { keys: [] }, etag: '"v1"' };
+    };
+    const cache = createKeyCache({ fetchJson, nowMs: () => clock });
+    cache.keysOf(registered(trustSourceSchema.parse({ kind: "oidc", issuer })));
+    for (; clock < 5e6; clock += 1e6) await cache.refreshDue();
+    expect(sent).toEqual([undefined, '"v1"', undefined, '"v1"', '"v1"']);
+  });
 });

@@ -70,6 +70,7 @@ describe("a URL that may never be fetched, whatever the operator allows (M5)", (
     "https://iss\tuer.example",
     "https://issuer.example\\@evil.example",
     "https:\\\\issuer.example",
+    "https://issuer.example\\x",
     "https://issuer.example\0",
     "https://issuer.exámple",
     "https://ｉssuer.example",

@@ -144,6 +144,24 @@ describe("the first token of a source", () => {
   });
 });
 
+test("a success ends the row of failures: the next one is tried again after 10 s", async () => {
+  const { cache, state, publish } = world(down);
+  cache.keysOf(jwksUri());
+  for (let tries = 0; tries < 5; tries += 1) {
+    await cache.refreshDue();
+    state.now += 5 * MINUTE;
+  }
+  publish(jwksOf(keys.p256));
+  await cache.refreshDue();
+  publish(down);
+  state.now += HOUR;
+  await cache.refreshDue();
+  const failed = state.calls.length;
+  state.now += 10_000;
+  await cache.refreshDue();
+  expect(state.calls).toHaveLength(failed + 1);
+});
+
 describe("while a usable set is held, a request never waits for the network", () => {
   test("a due refresh runs behind the request, once", async () => {
     const { ask, state, publish } = world();
@@ -265,8 +283,9 @@ describe("how often a set is read again", () => {
   });
 
   test("'not modified' when nothing is held is no answer", async () => {
-    const { ask } = world({ status: "not_modified" });
+    const { ask, state } = world({ status: "not_modified" });
     await expect(ask(jwksUri())).resolves.toBe("keys_unavailable");
+    expect(state.events).toMatchObject([{ outcome: "failed", reason: "document_refused" }]);
   });
 });
 

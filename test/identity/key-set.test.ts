@@ -12,6 +12,7 @@ const rsa = (modulusLength: number, publicExponent = 65_537) => ({
 describe("a published key set: what can be used is used, the rest is left out and named", () => {
   test.each<[name: string, jwk: unknown, why: string]>([
     ["a shared key", { kty: "oct", k: "c2VjcmV0", kid: "x" }, "it is a private or a shared key"],
+    ["a shared key that shows nothing", { kty: "oct", kid: "x" }, "it is a private or a shared key"],
     ["a private EC key", privateJwk(keys.p256), "it is a private or a shared key"],
     ["a private RSA key", privateJwk(keys.rsa), "it is a private or a shared key"],
     ["a private Ed25519 key", privateJwk(keys.ed25519), "it is a private or a shared key"],

@@ -118,15 +118,17 @@ describe("a small JSON document is fetched", () => {
 });
 
 describe("an answer that is anything else gives nothing", () => {
-  const endless: Handler = (_request, response) => {
-    response.writeHead(200, { "content-type": "application/json" });
-    const chunk = Buffer.alloc(16_384, " ");
-    const more = (): void => {
-      while (response.write(chunk));
+  const endlessOf =
+    (status: number, type: string): Handler =>
+    (_request, response) => {
+      response.writeHead(status, { "content-type": type });
+      const chunk = Buffer.alloc(16_384, " ");
+      const more = (): void => {
+        while (response.write(chunk));
+      };
+      response.on("drain", more);
+      more();
     };
-    response.on("drain", more);
-    more();
-  };
   const big = (bytes: number): Handler => json(`"${"x".repeat(bytes - 2)}"`);
 
   test.each<[name: string, handler: Handler, problem: SafeFetchProblem]>([
@@ -152,7 +154,9 @@ describe("an answer that is anything else gives nothing", () => {
     ["gzip that was not asked for", json(gzipSync("{}"), { "content-encoding": "gzip" }), "encoding_refused"],
     ["a gzip bomb", json(gzipSync(Buffer.alloc(50_000_000, " ")), { "content-encoding": "gzip" }), "encoding_refused"],
     ["br", json("{}", { "content-encoding": "br" }), "encoding_refused"],
-    ["an endless body", endless, "body_too_large"],
+    ["an endless body", endlessOf(200, "application/json"), "body_too_large"],
+    ["an endless body of another type, which nobody reads", endlessOf(200, "text/html"), "content_type_refused"],
+    ["an endless error, which nobody reads", endlessOf(500, "application/json"), "status_not_ok"],
     ["a byte over 64 KiB", big(65_537), "body_too_large"],
     ["a byte order mark", json("\ufeff{}"), "body_not_json"],
     ["bytes that are not UTF-8", json(Buffer.from([0x22, 0xff, 0x22])), "body_not_json"],

@@ -136,6 +136,12 @@ describe("what the trust source demands", () => {
     ["a required claim is false, which is a value", { team: false }, { required_claims: ["team"] }, "accepted"],
     ["a required claim is absent", {}, { required_claims: ["team"] }, "token_claim_missing"],
     ["a required claim is null", { team: null }, { required_claims: ["team"] }, "token_claim_missing"],
+    [
+      "a required claim that every object inherits is absent",
+      {},
+      { required_claims: ["toString"] },
+      "token_claim_missing",
+    ],
     ["a required nested claim is absent", { k: {} }, { required_claims: ["/k/uid"] }, "token_claim_missing"],
     ["a condition holds", { org: "1" }, { conditions: [{ claim: "org", equals: "1" }] }, "accepted"],
     [

@@ -85,6 +85,17 @@ describe.each(servers)("issuing on PostgreSQL $name", ({ url }) => {
     expect(stored?.["rolpassword"]).toMatch(/^SCRAM-SHA-256\$4096:/);
   });
 
+  test("what the target's statement statistics see of a credential is the same for all", async () => {
+    await using line = await wire(url);
+    await using client = await through(line);
+    const asked = target.request();
+    await postgres.issue(client, asked);
+    await postgres.revoke(client, asked.handle, never());
+    const blocks = line.sent().match(/do \$mayfly\$.*?\$mayfly\$/gs) ?? [];
+    expect(blocks.length).toBeGreaterThanOrEqual(3);
+    for (const block of blocks) expect(block).not.toContain(asked.credentialId.slice(4));
+  });
+
   test("the url in the secret is a connection string that works", async () => {
     await using client = await open();
     const { secret } = await postgres.issue(client, target.request());
@@ -104,7 +115,7 @@ describe.each(servers)("issuing on PostgreSQL $name", ({ url }) => {
     await using line = await wire(url);
     await using client = await through(line);
     const asked = target.request({ createWithinMs: 400 });
-    const kept = line.hold("create role");
+    const kept = line.hold("create role %I login");
     const error = failure(postgres.issue(client, asked));
     await kept;
     expect(await error).toMatchObject({ code: "target_unavailable" });
@@ -129,11 +140,27 @@ describe.each(servers)("issuing on PostgreSQL $name", ({ url }) => {
     await using line = await wire(url);
     await using client = await through(line);
     const asked = target.request();
-    line.loseAnswerTo("create role");
+    line.loseAnswerTo("create role %I login");
     expect(await failure(postgres.issue(client, asked))).toMatchObject({ code: "target_unavailable" });
     expect(await roleExists(asked.downstreamName)).toBe(true);
     expect(await postgres.revoke(client, asked.handle, never())).toEqual({});
     expect(await roleExists(asked.downstreamName)).toBe(false);
+  });
+
+  test("a create that loses a deadlock to somebody else's DDL is made again within its time", async () => {
+    if (target.before16) return; // there GRANT locks nothing, so there is no deadlock to lose
+    await using client = await open();
+    await using other = await target.superuser();
+    const [first = "", second = ""] = [target.group, target.otherGroup].sort();
+    await other.query(`set deadlock_timeout = '30s'`);
+    await other.query(`begin; create role bystander_${first}; grant ${second} to bystander_${first}`);
+    const asked = target.request({ access: [{ roles: [first, second] }] });
+    const issued = postgres.issue(client, asked);
+    await until(async () => (await waitingFor(asked.downstreamName)) > 0);
+    await other.query(`grant ${first} to bystander_${first}; rollback`);
+    const { secret } = await issued;
+    await using holder = await target.login(secret);
+    expect(await holder.alive()).toBe(true);
   });
 
   test("a refusal names the SQLSTATE and nothing that the target said", async () => {

@@ -12,16 +12,23 @@ const breakCedar = (): void => {
 };
 
 test("an instance that threw is replaced, and what was preparsed in it is preparsed again", () => {
-  const policies = compiled(OPEN);
-  for (let i = 0; i < 3; i++) {
-    // A TTL of its own each time, so that the answer is not remembered.
-    const capped = compiled(
-      `${OPEN} @id("c") forbid (principal, action, resource) when { context.ttl_seconds > ${i} };`,
+  const capAt = (seconds: number) =>
+    compiled(`${OPEN} @id("c") forbid (principal, action, resource) when { context.ttl_seconds > ${seconds} };`);
+  const [low, high] = [capAt(100), capAt(200)];
+  for (let i = 1; i < 6; i++) {
+    // Other TTLs each time, so that no answer is remembered; and in another order, so that names would be mixed up.
+    const judged = [low, high].map((policies) =>
+      [100 + i, 200 - i, i].map((ttlSeconds) => [policies, ttlSeconds] as const),
     );
-    expect(decide(policies, anInput()).outcome).toBe("allow");
-    expect(decide(capped, anInput({ ttlSeconds: i })).outcome).toBe("allow");
+    for (const [policies, ttlSeconds] of i % 2 === 0 ? judged.flat() : judged.toReversed().flat()) {
+      const { outcome, determining } = decide(policies, anInput({ ttlSeconds }));
+      expect({ outcome, determining }).toEqual(
+        policies === low && ttlSeconds > 100
+          ? { outcome: "deny", determining: ["c"] }
+          : { outcome: "allow", determining: ["open"] },
+      );
+    }
     breakCedar();
-    expect(decide(capped, anInput({ ttlSeconds: i + 1 })).outcome).toBe("deny");
   }
 });
 
@@ -52,16 +59,12 @@ test("a policy at every limit at once is judged", () => {
 });
 
 test("more policy sets than fit are judged in turn, each by its own", () => {
-  const sets = Array.from({ length: 24 }, (_, i) =>
-    // Comments count as text but cost Cedar little.
-    compiled(
-      `@id("p") permit (principal, /* */ action, resource) when { context.ttl_seconds == ${i} };`.replace(
-        "/* */",
-        `// ${"x".repeat(250_000)}\n`,
-      ),
-    ),
-  );
-  for (let round = 0; round < 3; round++) {
+  const sets = Array.from({ length: 26 }, (_, i) => {
+    // Comments count as text but cost Cedar little. Of two sizes, so that one that goes makes room for several.
+    const comment = `// ${"x".repeat(i % 2 === 0 ? 250_000 : 100_000)}\n`;
+    return compiled(`@id("p") permit (principal, ${comment} action, resource) when { context.ttl_seconds == ${i} };`);
+  });
+  for (let round = 0; round < 2; round++) {
     for (const [i, policies] of sets.entries()) {
       const ttlSeconds = (i + round) % sets.length;
       expect(decide(policies, anInput({ ttlSeconds })).outcome).toBe(ttlSeconds === i ? "allow" : "deny");

@@ -1,5 +1,6 @@
 import { describe, expect, test } from "@jest/globals";
 import { canonicalHash } from "../../src/lib/canonical-json.ts";
+import { withCedar } from "../../src/policy/cedar.ts";
 import { decide } from "../../src/policy/engine.ts";
 import type { PolicyInput } from "../../src/policy/request.ts";
 import { anAction, anInput, compiled } from "./fixtures.ts";
@@ -47,6 +48,17 @@ describe("deny by default", () => {
       input,
     });
   });
+});
+
+test("a policy that looks at the context as a whole is shown the whole of it", () => {
+  const { purpose, task, target } = anInput();
+  const text = `@id("a") permit (principal, action, resource) when { context == {
+    operation: "read", data_class: "internal", environment: "staging", ttl_seconds: 300, binding: "dpop",
+    delegation_depth: 0, approvals: [], purpose: { id: "${purpose.id}", name: "Monthly report", max_ttl_seconds: 3600 },
+    task: { id: "${task.id}", initiated_by: "human" },
+    target: { id: "${target.id}", issuer: "postgres", revocability: "immediate" } } };`;
+  expect(outcomeOf(text).outcome).toBe("allow");
+  expect(outcomeOf(text, { delegationDepth: 1 }).outcome).toBe("deny");
 });
 
 describe("an error denies, and the same error every time", () => {
@@ -257,12 +269,15 @@ describe("names are only ever names", () => {
 
   test("half of a surrogate pair is refused where a policy would see it, and hurts nobody else", () => {
     const policies = compiled('@id("a") permit (principal, action, resource) when { resource.name != "admins" };');
+    const instance = withCedar((cedar) => cedar);
     for (const name of ["\ud800", "\\\ud800", "x\udfff"]) {
       expect(decide(policies, anInput(rename(name))).reasons).toMatchObject([{ code: "policy_error" }]);
     }
     for (const name of ["\\ud800", "\\\\ud800", "🦋"]) {
       expect(decide(policies, anInput(rename(name))).outcome).toBe("allow");
     }
+    // It never came as far as Cedar, whose instance it would have cost.
+    expect(withCedar((cedar) => cedar)).toBe(instance);
   });
 
   test("an id that no policy names is not mistaken for one that a policy does", () => {

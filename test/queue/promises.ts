@@ -104,6 +104,7 @@ export function itIsAQueue<Server extends TestServer>(name: string, start: () =>
       expect((await queue.depth()).active).toBe(1);
       // From here on the handler has asked Postgres already, and a credential of that second is committed.
       queue.wakeUps.at(due);
+      await until("a job is waiting for the one that runs", async () => (await queue.depth()).waiting === 1);
       release();
       await until("it looks again", () => calls === 2);
     });
@@ -158,7 +159,8 @@ export function itIsAQueue<Server extends TestServer>(name: string, start: () =>
     });
 
     test("a handler that throws leaves no job behind, and the next wake-up comes", async () => {
-      const queue = await open(server, freshPrefix());
+      const prefix = freshPrefix();
+      const queue = await open(server, prefix);
       let calls = 0;
       queue.startWorker(async () => {
         calls += 1;
@@ -168,6 +170,29 @@ export function itIsAQueue<Server extends TestServer>(name: string, start: () =>
       await wakesUp(queue, () => calls);
       await until("nothing is left", async () => (await queue.depth()).active === 0);
       expect((await queue.depth()).failed).toBe(0);
+      // Not as a finished job either, which would block its id for ever.
+      await until("no trace is left", async () => !(await server.stored(prefix)).includes("now-"));
+    });
+
+    test("a due job that nobody takes is seen, delayed or not; one that is not due is not (reliability B5)", async () => {
+      const prefix = freshPrefix();
+      const backend = server.backend(prefix);
+      await backend.prepare();
+      const producer = backend.produce();
+      try {
+        await producer.ready();
+        expect(await producer.isDueJobStanding()).toBe(false);
+        await producer.add({ id: "later", at: Date.now() + 600_000 });
+        expect(await producer.isDueJobStanding()).toBe(false);
+        await server.forge(prefix, "wake", {}, { jobId: "overdue", delay: 1_000, timestamp: Date.now() - 60_000 });
+        expect(await producer.isDueJobStanding()).toBe(true);
+        await server.empty();
+        expect(await producer.isDueJobStanding()).toBe(false);
+        await producer.add({ id: "now", at: Date.now() });
+        expect(await producer.isDueJobStanding()).toBe(true);
+      } finally {
+        producer.discard();
+      }
     });
   });
 

@@ -6,7 +6,10 @@ import { Redis } from "ioredis";
 import pg from "pg";
 import { startEmbeddedPostgres } from "../../src/db/embedded.ts";
 import { provisionDatabase } from "../../src/db/provision.ts";
+import { postgresServer } from "../../src/queue/postgres.ts";
 import type { QueueConfig } from "../../src/queue/queue.ts";
+import { redisServer } from "../../src/queue/redis.ts";
+import type { QueueServer } from "../../src/queue/server.ts";
 import { testDirectory } from "../support/directory.ts";
 import { testRedis } from "../support/redis.ts";
 
@@ -26,6 +29,8 @@ export interface TestServer extends AsyncDisposable {
   stored(prefix: string): Promise<string>;
   /** Writes into a queue as somebody would who got hold of the server's password. */
   forge(prefix: string, name: string, data: object, options: JobsOptions): Promise<void>;
+  /** The back-end itself, as src/queue/connection.ts uses it. */
+  backend(prefix: string): QueueServer;
   /** How many connections queues have to it. */
   connections(): Promise<number>;
 }
@@ -73,6 +78,7 @@ export async function redisTestServer(): Promise<
       await queue.add(name, data, options);
       await queue.close();
     },
+    backend: (prefix) => redisServer(url, prefix),
     connections: () =>
       admin(
         async (redis) =>
@@ -137,6 +143,7 @@ export async function postgresTestServer(): Promise<
       await queue.close();
       await pool.end();
     },
+    backend: (prefix) => postgresServer(runtimeUrl, prefix),
     async connections() {
       const [row] = await admin("select count(*)::int as count from pg_stat_activity where usename = 'mayfly_app'");
       return (row as { count: number }).count;

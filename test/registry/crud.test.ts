@@ -1,5 +1,6 @@
 import { afterAll, beforeAll, describe, expect, test } from "@jest/globals";
-import { bodies, fresh, type Registry, registry } from "./harness.ts";
+import { bodies, fresh } from "./builders.ts";
+import { type Registry, registry } from "./harness.ts";
 
 let r: Registry;
 beforeAll(async () => {
@@ -185,15 +186,18 @@ describe("names", () => {
     ["/v1/resources", () => bodies.resource(r)],
     ["/v1/trust-sources", () => bodies.trustSource()],
     ["/v1/targets", () => bodies.target(r)],
-  ] as const)("%s: a name that is taken is a 409 that points at it, and is free in another tenant", async (path, body) => {
-    const first = (await body()) as Record<string, unknown>;
-    await r.make(path, first);
-    const there = await bodyOf(path, "admin@other");
-    expect((await r.ask("admin@other", "POST", path, { body: { ...there, name: first["name"] } })).status).toBe(201);
-    const again = await r.ask("admin", "POST", path, { body: { ...(await body()), name: first["name"] } });
-    expect(again.status).toBe(409);
-    expect(again.json).toMatchObject({ code: "conflict", errors: [{ pointer: "/name" }] });
-  });
+  ] as const)(
+    "%s: a name that is taken is a 409 that points at it, and is free in another tenant",
+    async (path, body) => {
+      const first = (await body()) as Record<string, unknown>;
+      await r.make(path, first);
+      const there = await bodyOf(path, "admin@other");
+      expect((await r.ask("admin@other", "POST", path, { body: { ...there, name: first["name"] } })).status).toBe(201);
+      const again = await r.ask("admin", "POST", path, { body: { ...(await body()), name: first["name"] } });
+      expect(again.status).toBe(409);
+      expect(again.json).toMatchObject({ code: "conflict", errors: [{ pointer: "/name" }] });
+    },
+  );
 
   test("a purpose's name is unique for its agent alone", async () => {
     const body = await bodies.purpose(r);
@@ -242,7 +246,7 @@ test("of two changes at the same moment one wins, and the other is told that it 
       r.ask("admin", "PATCH", `/v1/teams/${id}`, { body: { name: fresh(side) }, ifMatch: '"1"' }),
     );
     const statuses = (await Promise.all(race)).map(({ status }) => status);
-    expect(statuses.sort()).toEqual([200, 412]);
+    expect(statuses.toSorted((a, b) => a - b)).toEqual([200, 412]);
     expect((await r.ask("admin", "GET", `/v1/teams/${id}`)).json.version).toBe(2);
   }
 });

@@ -1,5 +1,6 @@
 import { afterAll, beforeAll, describe, expect, test } from "@jest/globals";
-import { bodies, fresh, type Registry, registry } from "./harness.ts";
+import { bodies, fresh } from "./builders.ts";
+import { type Registry, registry } from "./harness.ts";
 
 let r: Registry;
 beforeAll(async () => {
@@ -9,7 +10,15 @@ afterAll(async () => {
   await r[Symbol.asyncDispose]();
 });
 
-const named = ["/v1/teams", "/v1/owners", "/v1/agents", "/v1/trust-sources", "/v1/resources", "/v1/purposes", "/v1/targets"] as const;
+const named = [
+  "/v1/teams",
+  "/v1/owners",
+  "/v1/agents",
+  "/v1/trust-sources",
+  "/v1/resources",
+  "/v1/purposes",
+  "/v1/targets",
+] as const;
 
 const bodyOf = {
   "/v1/teams": () => bodies.team(),
@@ -152,7 +161,8 @@ describe.each(Object.keys(bodyOf) as (keyof typeof bodyOf)[])("M12: %s", (path) 
 });
 
 describe("resources", () => {
-  const made = async (changes: object) => r.ask("admin", "POST", "/v1/resources", { body: { ...(await bodies.resource(r)), ...changes } });
+  const made = async (changes: object) =>
+    r.ask("admin", "POST", "/v1/resources", { body: { ...(await bodies.resource(r)), ...changes } });
 
   test("an operation is never called as an action class that it is not", async () => {
     expect((await made({ operations: { read: "delete" } })).status).toBe(400);
@@ -192,13 +202,22 @@ describe("relationships", () => {
       expect((await r.ask("admin", "POST", "/v1/relationships", { body })).json.object).toBe(object);
     },
   );
-  test.each(["JIRA-7", "ticket:", "ticket: 7", "ticket:a*", "ticket:\u0430", "url:https://x", "agent:1", `evt_${"0".repeat(32)}`, "ticket:a\"}"])(
-    "%s is nothing that can be named",
-    async (object) => {
-      const got = await r.ask("admin", "POST", "/v1/relationships", { body: { ...(await bodies.relationship(r)), object } });
-      expect([got.status, got.json.errors[0].pointer]).toEqual([400, "/object"]);
-    },
-  );
+  test.each([
+    "JIRA-7",
+    "ticket:",
+    "ticket: 7",
+    "ticket:a*",
+    "ticket:\u0430",
+    "url:https://x",
+    "agent:1",
+    `evt_${"0".repeat(32)}`,
+    'ticket:a"}',
+  ])("%s is nothing that can be named", async (object) => {
+    const got = await r.ask("admin", "POST", "/v1/relationships", {
+      body: { ...(await bodies.relationship(r)), object },
+    });
+    expect([got.status, got.json.errors[0].pointer]).toEqual([400, "/object"]);
+  });
   test("the same tuple is there once", async () => {
     const body = await bodies.relationship(r);
     await r.make("/v1/relationships", body);
@@ -212,7 +231,9 @@ describe("owners", () => {
     const made = await r.ask("admin", "POST", "/v1/owners", { body: { kind: "team", name: fresh("owner"), team_id } });
     expect(made.json).toMatchObject({ kind: "team", team_id });
     expect((await r.ask("admin", "POST", "/v1/owners", { body: { kind: "team", name: fresh("o") } })).status).toBe(400);
-    expect((await r.ask("admin", "POST", "/v1/owners", { body: { kind: "human", name: fresh("o"), team_id } })).status).toBe(400);
+    expect(
+      (await r.ask("admin", "POST", "/v1/owners", { body: { kind: "human", name: fresh("o"), team_id } })).status,
+    ).toBe(400);
     const at = `/v1/owners/${made.json.id}`;
     expect((await r.ask("admin", "PATCH", at, { body: { subject: "alice" }, ifMatch: '"1"' })).status).toBe(400);
   });

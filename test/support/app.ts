@@ -28,7 +28,13 @@ export interface App extends AsyncDisposable {
   readonly logged: string[];
   readonly env: Readonly<Record<string, string>>;
   /** Calls the API with this token (none: `null`). A body is sent as JSON, a string as it is. */
-  call(token: string | null, method: string, path: string, body?: unknown, headers?: Record<string, string>): Promise<Answer>;
+  call(
+    token: string | null,
+    method: string,
+    path: string,
+    body?: unknown,
+    headers?: Record<string, string>,
+  ): Promise<Answer>;
   /** A token of the test's issuer for a tenant (default: `default`). */
   token(claims: Readonly<Record<string, unknown>>, tenant?: string): Promise<string>;
 }
@@ -82,7 +88,12 @@ export async function startApp(options: AppOptions = {}): Promise<App> {
       });
       const text = await response.text();
       const isJson = (response.headers.get("content-type") ?? "").includes("json");
-      return { status: response.status, headers: response.headers, body: isJson && text !== "" ? JSON.parse(text) : undefined, text };
+      return {
+        status: response.status,
+        headers: response.headers,
+        body: isJson && text !== "" ? JSON.parse(text) : undefined,
+        text,
+      };
     },
     token: (claims, tenant = "default") => idp.token(broker.issuerUrl(tenant), claims),
     async [Symbol.asyncDispose]() {

@@ -3,7 +3,7 @@ import { type Broker, openBroker } from "../../src/broker.ts";
 import { loadConfig } from "../../src/config.ts";
 import { type Id, newId } from "../../src/lib/ids.ts";
 import { createLog } from "../../src/lib/log.ts";
-import { wire, type Wire } from "../issuers/wire.ts";
+import { type Wire, wire } from "../issuers/wire.ts";
 import { appEnv } from "./app.ts";
 import { type TestDatabase, testDatabase, testSuperuserUrl } from "./database.ts";
 import { type PostgresTarget, postgresTarget } from "./postgres-target.ts";
@@ -65,7 +65,8 @@ export async function startFleet(extra: Readonly<Record<string, string>> = {}): 
   const superuser = new pg.Pool({ connectionString: database.superuserUrl, max: 4 });
   superuser.on("error", () => {});
   const processes: MayflyProcess[] = [];
-  const sql = async (text: string, values: unknown[] = []): Promise<any[]> => (await superuser.query(text, values)).rows;
+  const sql = async (text: string, values: unknown[] = []): Promise<any[]> =>
+    (await superuser.query(text, values)).rows;
 
   const fleet: Fleet = {
     database,
@@ -85,10 +86,15 @@ export async function startFleet(extra: Readonly<Record<string, string>> = {}): 
       const token = await idp.token(broker.issuerUrl("default"), { sub: who });
       const response = await fetch(`http://127.0.0.1:${String(api.ready["port"])}${path}`, {
         method,
-        headers: { authorization: `Bearer ${token}`, ...(body === undefined ? {} : { "content-type": "application/json" }) },
+        headers: {
+          authorization: `Bearer ${token}`,
+          ...(body === undefined ? {} : { "content-type": "application/json" }),
+        },
         ...(body === undefined ? {} : { body: JSON.stringify(body) }),
       }).catch(() => undefined);
-      return response === undefined ? undefined : { status: response.status, body: await response.json().catch(() => undefined) };
+      return response === undefined
+        ? undefined
+        : { status: response.status, body: await response.json().catch(() => undefined) };
     },
     async openTask(api) {
       const opened = await fleet.call(api, "orchestrator", "POST", "/v1/tasks", {
@@ -130,7 +136,11 @@ export async function startFleet(extra: Readonly<Record<string, string>> = {}): 
       });
     },
     async assertAllDead() {
-      await until("every credential has ended", async () => (await sql("select from mayfly.credentials where due_at is not null")).length === 0, 90_000);
+      await until(
+        "every credential has ended",
+        async () => (await sql("select from mayfly.credentials where due_at is not null")).length === 0,
+        90_000,
+      );
       const roles = await target.roles();
       if (roles.length > 0) throw new Error(`left in the target: ${roles.join(", ")}`);
       const ledger = await sql("select id, state, state_reason, receipt from mayfly.credentials order by id");
@@ -139,7 +149,8 @@ export async function startFleet(extra: Readonly<Record<string, string>> = {}): 
       );
       for (const row of ledger) {
         const deaths = told.find((one) => one.credential_id === row.id)?.n ?? 0;
-        if (deaths !== 1 || row.receipt === null) throw new Error(`${row.id} is ${row.state} and has died ${deaths} times in the audit`);
+        if (deaths !== 1 || row.receipt === null)
+          throw new Error(`${row.id} is ${row.state} and has died ${deaths} times in the audit`);
       }
       return ledger;
     },

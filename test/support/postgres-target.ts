@@ -37,7 +37,10 @@ export async function postgresTarget(superuserUrl: string = testSuperuserUrl()):
   };
   await run("postgres", `create database ${database}`);
   await run("postgres", `create role ${readers}; create role ${writers}`);
-  await run("postgres", adminSetupSql({ admin, groups: [readers, writers], passwordVerifier: await scramVerifier(password) }));
+  await run(
+    "postgres",
+    adminSetupSql({ admin, groups: [readers, writers], passwordVerifier: await scramVerifier(password) }),
+  );
   await run(
     database,
     `create table tickets (id int primary key, title text); insert into tickets values (7, 'printer on fire');
@@ -45,15 +48,32 @@ export async function postgresTarget(superuserUrl: string = testSuperuserUrl()):
   );
   const { hostname, port } = new URL(superuserUrl);
   return {
-    config: { host: hostname, port: Number(port), database, user: admin, password: password.reveal(), tls: "disable", deployment: suffix },
+    config: {
+      host: hostname,
+      port: Number(port),
+      database,
+      user: admin,
+      password: password.reveal(),
+      tls: "disable",
+      deployment: suffix,
+    },
     readers,
     writers,
     asSuperuser: (text, values) => run(database, text, values),
-    roles: async () => (await run(database, "select rolname from pg_roles where rolname like $1", [`mfy\\_${suffix}\\_%`])).rows.map((row) => row.rolname),
+    roles: async () =>
+      (await run(database, "select rolname from pg_roles where rolname like $1", [`mfy\\_${suffix}\\_%`])).rows.map(
+        (row) => row.rolname,
+      ),
     sessions: async () =>
-      (await run(database, "select count(*)::int as n from pg_stat_activity where usename like $1", [`mfy\\_${suffix}\\_%`])).rows[0].n,
+      (
+        await run(database, "select count(*)::int as n from pg_stat_activity where usename like $1", [
+          `mfy\\_${suffix}\\_%`,
+        ])
+      ).rows[0].n,
     async [Symbol.asyncDispose]() {
-      const { rows } = await run("postgres", "select rolname from pg_roles where rolname like $1", [`mfy\\_${suffix}\\_%`]);
+      const { rows } = await run("postgres", "select rolname from pg_roles where rolname like $1", [
+        `mfy\\_${suffix}\\_%`,
+      ]);
       await run("postgres", `drop database ${database} with (force)`);
       for (const { rolname } of rows) await run("postgres", `drop role ${rolname}`);
       await run("postgres", `drop role ${admin}; drop role ${readers}; drop role ${writers}`);

@@ -38,7 +38,10 @@ export async function seed(broker: Broker, idp: Workload, options: SeedOptions =
   await ensureDefaultPolicies(broker.db, tenantId);
   return broker.db.withTenant({ tenantId, actor: "test" }, async (tx) => {
     const ownerId = newId("owner");
-    await tx.insertInto("owners").values({ tenant_id: tenantId, id: ownerId, kind: "human", name: `owner-${ownerId.slice(-8)}` }).execute();
+    await tx
+      .insertInto("owners")
+      .values({ tenant_id: tenantId, id: ownerId, kind: "human", name: `owner-${ownerId.slice(-8)}` })
+      .execute();
     const trustSourceId = await aTrustSource(tx, tenantId, idp);
     const agentId = await anAgent(tx, { tenantId, ownerId, environment: options.environment ?? "staging" });
     const identityId = newId("identity");
@@ -91,19 +94,40 @@ export async function aTrustSource(tx: Tx, tenantId: Id<"tenant">, idp: Workload
 
 export async function anAgent(
   tx: Tx,
-  { tenantId, ownerId, environment = "staging", state = "active" }: { tenantId: Id<"tenant">; ownerId: Id<"owner">; environment?: string; state?: "active" | "proposed" },
+  {
+    tenantId,
+    ownerId,
+    environment = "staging",
+    state = "active",
+  }: { tenantId: Id<"tenant">; ownerId: Id<"owner">; environment?: string; state?: "active" | "proposed" },
 ): Promise<Id<"agent">> {
   const id = newId("agent");
   await tx
     .insertInto("agents")
-    .values({ tenant_id: tenantId, id, kind: "agent", name: `agent-${id.slice(-8)}`, owner_id: ownerId, environment, state })
+    .values({
+      tenant_id: tenantId,
+      id,
+      kind: "agent",
+      name: `agent-${id.slice(-8)}`,
+      owner_id: ownerId,
+      environment,
+      state,
+    })
     .execute();
   return id;
 }
 
 export async function aResource(
   tx: Tx,
-  values: { tenantId: Id<"tenant">; ownerId: Id<"owner">; name: string; classification?: string; environment?: string; risk?: string; operations?: object },
+  values: {
+    tenantId: Id<"tenant">;
+    ownerId: Id<"owner">;
+    name: string;
+    classification?: string;
+    environment?: string;
+    risk?: string;
+    operations?: object;
+  },
 ): Promise<Id<"resource">> {
   const id = newId("resource");
   await tx
@@ -125,7 +149,13 @@ export async function aResource(
 
 export async function aPurpose(
   tx: Tx,
-  values: { tenantId: Id<"tenant">; agentId: Id<"agent">; ownerId: Id<"owner">; resourceIds: Id<"resource">[]; maxTtlSeconds?: number },
+  values: {
+    tenantId: Id<"tenant">;
+    agentId: Id<"agent">;
+    ownerId: Id<"owner">;
+    resourceIds: Id<"resource">[];
+    maxTtlSeconds?: number;
+  },
 ): Promise<Id<"purpose">> {
   const id = newId("purpose");
   const inAYear = new Date(Date.now() + 300 * 86_400_000);
@@ -184,7 +214,12 @@ export async function aTarget(
   for (const [resourceId, access] of Object.entries(values.resources))
     await tx
       .insertInto("target_resources")
-      .values({ tenant_id: values.tenantId, target_id: id, resource_id: resourceId as Id<"resource">, access: JSON.stringify(access) })
+      .values({
+        tenant_id: values.tenantId,
+        target_id: id,
+        resource_id: resourceId as Id<"resource">,
+        access: JSON.stringify(access),
+      })
       .execute();
   return id;
 }
