@@ -119,7 +119,7 @@ module.exports = {
     wrapped(
       "pg-in-db",
       ["(@types/)?pg/"],
-      ["^src/db/", "^src/queue/postgres[^/]*\\.ts$", "^src/issuers/postgres[^/]*\\.ts$"],
+      ["^src/db/", "^src/demo/", "^src/queue/postgres[^/]*\\.ts$", "^src/issuers/postgres[^/]*\\.ts$", "^src/demo/"],
     ),
   ],
   options: {

@@ -57,10 +57,7 @@ export interface Broker extends AsyncDisposable {
 /** Opens a broker, or fails with what to do about it. Disposing closes everything, the embedded database last. */
 export async function openBroker(config: Config, log: Log): Promise<Broker> {
   const kek = await loadKeyEncryptionKey(config.kek, config.dataDir);
-  const stack =
-    config.databaseUrl === undefined
-      ? await openEmbeddedStack(config.dataDir)
-      : await openStack(config.databaseUrl.reveal());
+  const stack = await stackOf(config);
   const metrics = createMetrics();
   const db = openDatabase({ connectionString: stack.runtimeUrl, log });
   const closing: AsyncDisposable[] = [db, stack];
@@ -116,6 +113,13 @@ export async function openBroker(config: Config, log: Log): Promise<Broker> {
     for (const part of closing) await part[Symbol.asyncDispose]();
     throw error;
   }
+}
+
+async function stackOf(config: Config): Promise<Stack> {
+  if (config.embedded) return openEmbeddedStack(config.dataDir);
+  if (config.databaseUrl === undefined)
+    throw new Error("DATABASE_URL is not set: DATABASE_OWNER_URL alone is good for `mayfly migrate` and nothing else");
+  return openStack(config.databaseUrl.reveal());
 }
 
 function queueConfig(config: Config, stack: Stack): QueueConfig {

@@ -74,11 +74,11 @@ export function measureLedger({ registry }: Metrics, db: Db, queue: JobQueue): v
     registers,
   });
   // prom-client runs every collect at a scrape; this one read serves all that the ledger knows.
-  new Gauge({
+  const live = new Gauge({
     name: "mayfly_credentials",
     help: "Credentials that are not dead, by state.",
     labelNames: ["state"],
-    registers,
+    registers: [],
     async collect() {
       const [row] = await db.callAcrossTenants<{ measure: Measured }>("measure", []);
       if (row === undefined) return;
@@ -89,15 +89,17 @@ export function measureLedger({ registry }: Metrics, db: Db, queue: JobQueue): v
       quarantined.set(measure.quarantined_targets);
     },
   });
-  new Gauge({
+  const depth = new Gauge({
     name: "mayfly_queue_depth",
     help: "Wake-up jobs by state.",
     labelNames: ["state"],
-    registers,
+    registers: [],
     async collect() {
       const counts = await queue.depth().catch(() => undefined);
       this.reset();
       for (const [state, number] of Object.entries(counts ?? {})) this.set({ state }, number);
     },
   });
+  registry.registerMetric(live);
+  registry.registerMetric(depth);
 }

@@ -2,7 +2,7 @@ import { z } from "zod";
 import type { Db } from "../db/database.ts";
 import { type Endpoint, endpoint } from "../http/endpoint.ts";
 import { type Pager, pageOf, pageQuery } from "../http/page.ts";
-import { moment } from "../http/wire.ts";
+import { moment } from "../lib/wire.ts";
 
 const eventId = z.string().regex(/^evt_[0-9a-f]{32}$/);
 const anyId = z.string().regex(/^[a-z]{3}_[0-9a-f]{32}$/);

@@ -1,7 +1,7 @@
 import type { Selectable } from "kysely";
 import { z } from "zod";
 import type { Database } from "../db/schema.ts";
-import { idSchema, moment } from "../http/wire.ts";
+import { idSchema, moment } from "../lib/wire.ts";
 
 /** A credential as the API shows it: everything about it but its secret and its handle. */
 export const credentialReply = z.strictObject({

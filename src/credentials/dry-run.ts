@@ -1,8 +1,8 @@
 import { z } from "zod";
-import { idSchema } from "../http/wire.ts";
 import type { Principal } from "../identity/principal.ts";
 import { invalid, MayflyError } from "../lib/errors.ts";
 import type { Id } from "../lib/ids.ts";
+import { idSchema } from "../lib/wire.ts";
 import type { Policies } from "../policy/policies.ts";
 import { checkRecords, type TtlLimits } from "./check-records.ts";
 import { decideMint } from "./decide-mint.ts";

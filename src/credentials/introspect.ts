@@ -1,6 +1,6 @@
 import type { Db } from "../db/database.ts";
 import type { Principal } from "../identity/principal.ts";
-import { ACCESS_TOKEN_TYP } from "../issuers/jwt.ts";
+import { ACCESS_TOKEN_TYP } from "../issuers/registry.ts";
 import type { SigningKeys } from "../keys/signing-keys.ts";
 import { isId } from "../lib/ids.ts";
 

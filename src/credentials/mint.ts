@@ -18,7 +18,6 @@ import {
   denied,
   highestDataClass,
   type Lifetime,
-  lifetime,
   type TtlLimits,
 } from "./check-records.ts";
 import { decideMint } from "./decide-mint.ts";

@@ -2,10 +2,10 @@ import { type Expression, type ExpressionBuilder, type SqlBool, sql } from "kyse
 import { z } from "zod";
 import type { Db, Tx } from "../db/database.ts";
 import type { Database } from "../db/schema.ts";
-import { idSchema, moment } from "../http/wire.ts";
 import type { Principal } from "../identity/principal.ts";
 import { invalid, MayflyError, notFound } from "../lib/errors.ts";
 import { type Id, newId } from "../lib/ids.ts";
+import { idSchema, moment } from "../lib/wire.ts";
 import { classifications, environments } from "../policy/request.ts";
 import { takeBack } from "./take-back.ts";
 

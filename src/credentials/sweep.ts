@@ -157,7 +157,7 @@ export function createSweeper(deps: SweepDeps): Sweeper {
 }
 
 /** 1 s, 2 s, 4 s … 15 min, each ±50 %, for ever: a target that comes back is not met by all at once (reliability A10, A11). */
-export function backOff(attempts: number, random: () => number = Math.random): number {
+function backOff(attempts: number, random: () => number = Math.random): number {
   const whole = Math.min(LONGEST_RETRY_MS / 1.5, FIRST_RETRY_MS * 2 ** Math.min(attempts - 1, 20));
   return whole * (0.5 + random());
 }

@@ -1,5 +1,6 @@
 import { join } from "node:path";
-import { startEmbeddedPostgres } from "./embedded.ts";
+import pg from "pg";
+import { type EmbeddedPostgres, startEmbeddedPostgres } from "./embedded.ts";
 import { assertMigrated, migrate } from "./migrate.ts";
 import { provisionDatabase } from "./provision.ts";
 
@@ -26,9 +27,21 @@ export async function openEmbeddedStack(dataDir: string): Promise<Stack> {
   try {
     const { ownerUrl, runtimeUrl } = await provisionDatabase(server.superuserUrl, DATABASE);
     await migrate(ownerUrl);
-    return { runtimeUrl, superuserUrl: server.superuserUrl, [Symbol.asyncDispose]: () => server.stop() };
+    return { runtimeUrl, superuserUrl: server.superuserUrl, [Symbol.asyncDispose]: () => stopUnlessUsed(server) };
   } catch (error) {
     await server.stop();
     throw error;
   }
+}
+
+/** The process that started the server need not be the last that uses it: `admin-token` may have come before `serve`. */
+async function stopUnlessUsed(server: EmbeddedPostgres): Promise<void> {
+  if (!server.started) return;
+  const client = new pg.Client({ connectionString: server.superuserUrl });
+  await client.connect();
+  const { rows } = await client.query<{ others: number }>(
+    "select count(*)::int as others from pg_stat_activity where backend_type = 'client backend' and pid <> pg_backend_pid()",
+  );
+  await client.end();
+  if (rows[0]?.others === 0) await server.stop();
 }

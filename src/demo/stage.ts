@@ -1,10 +1,10 @@
 import { type ChildProcess, execFile, spawn } from "node:child_process";
 import { randomBytes, randomUUID } from "node:crypto";
-import { mkdtemp, rm } from "node:fs/promises";
+import { chmod, mkdtemp, rm } from "node:fs/promises";
 import { createServer, type Server } from "node:http";
 import type { AddressInfo } from "node:net";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import { createInterface } from "node:readline";
 import { promisify } from "node:util";
 import { exportJWK, generateKeyPair, SignJWT } from "jose";
@@ -33,10 +33,12 @@ const bin = new URL("../bin/mayfly.js", import.meta.url).pathname;
 /** Starts everything in a temporary directory, which goes when the stage is disposed. */
 export async function setStage(): Promise<Stage> {
   const directory = await mkdtemp(join(tmpdir(), "mayfly-demo-"));
+  // PostgreSQL runs as another user when we are root, and must be able to pass through.
+  await chmod(directory, 0o711);
   const startedAt = performance.now();
   const idp = await startIdentityProvider();
   const env = {
-    PATH: process.env["PATH"] ?? "",
+    PATH: dirname(process.execPath),
     MAYFLY_DATA_DIR: join(directory, "data"),
     MAYFLY_PORT: "0",
     MAYFLY_LOG_LEVEL: "warn",

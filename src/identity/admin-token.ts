@@ -5,7 +5,7 @@ import type { Role } from "./principal.ts";
 
 /** The JOSE `typ` of bootstrap tokens: no other kind of token is taken for one, nor one for another kind. */
 export const ADMIN_TOKEN_TYP = "mayfly-admin+jwt";
-export const ADMIN_TOKEN_SECONDS = 900;
+const ADMIN_TOKEN_SECONDS = 900;
 
 const claims = z.strictObject({
   iss: z.string(),

@@ -158,7 +158,7 @@ export function createAuthenticator(deps: AuthenticateDeps): Authenticator {
   };
 
   return async (headers, request) => {
-    const at = { tenant: SYSTEM_TENANT as Id<"tenant"> };
+    const at: { tenant: Id<"tenant"> } = { tenant: SYSTEM_TENANT };
     try {
       const token = bearerOf(headers.authorization);
       return await authenticateToken(token, at);

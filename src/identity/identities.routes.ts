@@ -1,6 +1,6 @@
 import { z } from "zod";
 import type { Endpoint } from "../http/endpoint.ts";
-import { idSchema } from "../http/wire.ts";
+import { idSchema } from "../lib/wire.ts";
 import { type CollectionDeps, collectionRoutes } from "../registry/collection.routes.ts";
 import { checkIdentity } from "./bind-identity.ts";
 import { broadAnchor, broadCondition, WILDCARD } from "./broad-claims.ts";

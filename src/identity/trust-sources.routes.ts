@@ -1,7 +1,7 @@
 import { z } from "zod";
 import { type Endpoint, endpoint } from "../http/endpoint.ts";
-import { idSchema } from "../http/wire.ts";
 import type { Id } from "../lib/ids.ts";
+import { idSchema } from "../lib/wire.ts";
 import { type CollectionDeps, collectionRoutes } from "../registry/collection.routes.ts";
 import { atLeastOne, thingName } from "../registry/names.ts";
 import { changedSettings, changeTrustSourceState, checkTrustSource } from "./change-trust-source.ts";

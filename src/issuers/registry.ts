@@ -2,6 +2,8 @@ import type { Issuer, SelfContainedIssuer } from "./issuer.ts";
 import { jwt } from "./jwt.ts";
 import { postgres } from "./postgres.ts";
 
+export { ACCESS_TOKEN_TYP } from "./jwt.ts";
+
 /** Every kind of token that Mayfly signs itself. */
 const selfContained = { jwt } as const;
 

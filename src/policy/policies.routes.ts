@@ -2,8 +2,8 @@ import { z } from "zod";
 import type { Db } from "../db/database.ts";
 import { type Endpoint, endpoint } from "../http/endpoint.ts";
 import { type Pager, pageOf, pageQuery } from "../http/page.ts";
-import { idSchema, moment } from "../http/wire.ts";
 import { notFound } from "../lib/errors.ts";
+import { idSchema, moment } from "../lib/wire.ts";
 import { activatePolicies, publishPolicies } from "./publish-policies.ts";
 import { validatePolicies } from "./validate.ts";
 

@@ -1,8 +1,8 @@
 import { z } from "zod";
 import type { Endpoint } from "../http/endpoint.ts";
-import { idSchema } from "../http/wire.ts";
 import { MayflyError } from "../lib/errors.ts";
 import { type Id, SYSTEM_TENANT } from "../lib/ids.ts";
+import { idSchema } from "../lib/wire.ts";
 import { agentKinds, environments } from "../policy/request.ts";
 import { agentStates, changeAgentState, reachableAgentStates } from "./change-agent-state.ts";
 import { type CollectionDeps, collectionRoutes } from "./collection.routes.ts";

@@ -1,8 +1,8 @@
 import { z } from "zod";
 import type { Endpoint } from "../http/endpoint.ts";
-import { idSchema, moment } from "../http/wire.ts";
 import { invalid } from "../lib/errors.ts";
 import type { Id } from "../lib/ids.ts";
+import { idSchema, moment } from "../lib/wire.ts";
 import { type CollectionDeps, collectionRoutes } from "./collection.routes.ts";
 import { departOwner, reinstateOwner } from "./depart-owner.ts";
 import { atLeastOne, line, thingName } from "./names.ts";

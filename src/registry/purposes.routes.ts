@@ -1,8 +1,8 @@
 import { z } from "zod";
 import type { Endpoint } from "../http/endpoint.ts";
-import { idSchema, moment } from "../http/wire.ts";
 import { invalid, MayflyError } from "../lib/errors.ts";
 import type { Id } from "../lib/ids.ts";
+import { idSchema, moment } from "../lib/wire.ts";
 import { classifications, environments } from "../policy/request.ts";
 import { checkPurpose } from "./check-purpose.ts";
 import { type CollectionDeps, collectionRoutes } from "./collection.routes.ts";

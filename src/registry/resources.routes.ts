@@ -1,6 +1,6 @@
 import { z } from "zod";
 import type { Endpoint } from "../http/endpoint.ts";
-import { idSchema } from "../http/wire.ts";
+import { idSchema } from "../lib/wire.ts";
 import { type ActionClass, actionClasses, classifications, environments, risks } from "../policy/request.ts";
 import { type CollectionDeps, collectionRoutes } from "./collection.routes.ts";
 import { guardOperations } from "./guard-operations.ts";

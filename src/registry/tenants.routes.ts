@@ -2,7 +2,7 @@ import { z } from "zod";
 import type { Db } from "../db/database.ts";
 import { type Endpoint, endpoint } from "../http/endpoint.ts";
 import { type Pager, pageOf, pageQuery } from "../http/page.ts";
-import { idSchema, moment } from "../http/wire.ts";
+import { idSchema, moment } from "../lib/wire.ts";
 import type { WakeUps } from "../queue/queue.ts";
 import { versionIn } from "./collection.routes.ts";
 import {

@@ -1,9 +1,9 @@
 import { z } from "zod";
 import { type Endpoint, endpoint } from "../http/endpoint.ts";
-import { idSchema, machineName, moment } from "../http/wire.ts";
 import { issuerKinds } from "../issuers/registry.ts";
 import { MayflyError } from "../lib/errors.ts";
 import type { Sealer } from "../lib/seal.ts";
+import { idSchema, machineName, moment } from "../lib/wire.ts";
 import { actionClasses } from "../policy/request.ts";
 import { type CollectionDeps, collectionRoutes, versionIn } from "../registry/collection.routes.ts";
 import { atLeastOne, thingName } from "../registry/names.ts";

@@ -6,8 +6,8 @@ import type { Principal } from "../identity/principal.ts";
 import { MayflyError, notFound } from "../lib/errors.ts";
 import type { Id } from "../lib/ids.ts";
 import { endTask } from "./end-task.ts";
-import { taskReply } from "./open-task.ts";
-import type { TaskReply } from "./tasks.routes.ts";
+import { readTaskReply } from "./open-task.ts";
+import type { TaskReply } from "./task.ts";
 
 /**
  * Pauses or resumes a task. Pausing takes back everything that the task holds: a paused task must not be able to act.
@@ -41,7 +41,7 @@ export async function changeTask(
           reason: "task_paused",
         });
     }
-    return taskReply(tx, tenantId, taskId);
+    return readTaskReply(tx, tenantId, taskId);
   });
 }
 
@@ -56,7 +56,7 @@ export async function endTaskById(
   const { tenantId } = principal;
   return db.withTenant({ tenantId, actor: principal.subject, requestId }, async (tx) => {
     await endTask(tx, { tenantId, taskId, outcome, by: principal.subject });
-    return taskReply(tx, tenantId, taskId);
+    return readTaskReply(tx, tenantId, taskId);
   });
 }
 

@@ -4,7 +4,7 @@ import type { Db, Tx } from "../db/database.ts";
 import type { Principal } from "../identity/principal.ts";
 import { invalid, notFound } from "../lib/errors.ts";
 import { type Id, newId } from "../lib/ids.ts";
-import type { OpenTask, TaskReply } from "./tasks.routes.ts";
+import type { OpenTask, TaskReply } from "./task.ts";
 
 const LONGEST_TASK_DAYS = 30;
 
@@ -86,21 +86,21 @@ export async function openTask(db: Db, principal: Principal, body: OpenTask, req
         heartbeat_due_at: sql`now() + make_interval(secs => ${body.heartbeat_seconds ?? null}::int)` as never,
       })
       .execute();
-    return taskReply(tx, tenantId, id);
+    return readTaskReply(tx, tenantId, id);
   });
 }
 
 /** A task as the caller may see it: an agent sees its own, anything else is not there. */
 export async function readTask(db: Db, principal: Principal, taskId: Id<"task">): Promise<TaskReply> {
   return db.withTenant({ tenantId: principal.tenantId, actor: principal.subject }, async (tx) => {
-    const task = await taskReply(tx, principal.tenantId, taskId);
+    const task = await readTaskReply(tx, principal.tenantId, taskId);
     if (principal.agentId !== undefined && task.agent_id !== principal.agentId) throw notFound();
     return task;
   });
 }
 
 /** The wire form, read inside the transaction that changed it. Throws `not_found`. */
-export async function taskReply(tx: Tx, tenantId: Id<"tenant">, id: Id<"task">): Promise<TaskReply> {
+export async function readTaskReply(tx: Tx, tenantId: Id<"tenant">, id: Id<"task">): Promise<TaskReply> {
   const row = await tx
     .selectFrom("tasks as t")
     .innerJoin("task_meters as m", (join) =>

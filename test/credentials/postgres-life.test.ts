@@ -110,7 +110,7 @@ describe("a Postgres credential", () => {
     const stranger = `mfx_${target.config.deployment}_${"0".repeat(32)}`;
     const orphan = `mfy_${target.config.deployment}_${newId("credential").slice(4)}`;
     await target.asSuperuser(
-      `create role ${stranger}; create role ${orphan} login; grant ${orphan} to ${target.config["user"]} with admin option`,
+      `create role ${stranger}; create role ${orphan} login; grant ${orphan} to ${String(target.config["user"])} with admin option`,
     );
     const { id, username } = await mintForNewTask();
     await target.asSuperuser(`drop role ${username}`);

@@ -114,7 +114,8 @@ describe.each(servers)("issuing on PostgreSQL $name", ({ url }) => {
   test("a create that is held up on its way creates nothing when it arrives after its time", async () => {
     await using line = await wire(url);
     await using client = await through(line);
-    const asked = target.request({ createWithinMs: 400 });
+    await postgres.issue(client, target.request()); // connected: the time below is for the create alone
+    const asked = target.request({ createWithinMs: 1_500 });
     const kept = line.hold("create role %I login");
     const error = failure(postgres.issue(client, asked));
     await kept;
@@ -126,7 +127,8 @@ describe.each(servers)("issuing on PostgreSQL $name", ({ url }) => {
   test("a create that waits on the target past its time creates nothing", async () => {
     await using client = await open();
     await using blocker = await target.superuser();
-    const asked = target.request({ createWithinMs: 400 });
+    await postgres.issue(client, target.request());
+    const asked = target.request({ createWithinMs: 1_500 });
     await blocker.query(`begin; create role ${asked.downstreamName}`);
     const error = failure(postgres.issue(client, asked));
     await until(async () => (await waitingFor(asked.downstreamName)) > 0);

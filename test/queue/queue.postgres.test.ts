@@ -1,4 +1,5 @@
 import { describe, expect, test } from "@jest/globals";
+import pg from "pg";
 import { testDatabase } from "../support/database.ts";
 import { until } from "../support/until.ts";
 import { closeAll, freshPrefix, itIsAQueue, open, wakesUp } from "./promises.ts";
@@ -82,6 +83,26 @@ test("terminated sessions come back, all of them, again and again", async () => 
   for (let time = 0; time < 5; time++) {
     await server().admin("select pg_terminate_backend(pid) from pg_stat_activity where usename = 'mayfly_app'");
     await wakesUp(queue, () => calls);
+  }
+});
+
+test("a session that is terminated while the schema is being prepared does not end the process", async () => {
+  // BullMQ's lock for migrations, so that preparing stands still with its connection taken out of the pool.
+  const holder = new pg.Client({ connectionString: server().superuserUrl });
+  await holder.connect();
+  await holder.query("begin");
+  await holder.query("select pg_advisory_xact_lock(1112886348, hashtext('bullmq'))");
+  try {
+    const opening = open(server(), freshPrefix());
+    await until("it waits for the lock and is terminated", async () => {
+      const waiting = "usename = 'mayfly_app' and wait_event_type = 'Lock'";
+      const ended = await server().admin(`select pg_terminate_backend(pid) from pg_stat_activity where ${waiting}`);
+      return ended.length > 0;
+    });
+    const queue = await opening;
+    expect(queue.lines.join()).toContain("the queue's server is down");
+  } finally {
+    await holder.end();
   }
 });
 

@@ -1,5 +1,5 @@
 import { z } from "zod";
-import { type Id, type IdKind, idPattern } from "../lib/ids.ts";
+import { type Id, type IdKind, idPattern } from "./ids.ts";
 
 /** An id of one kind, as a schema: OpenAPI shows its pattern. */
 export function idSchema<Kind extends IdKind>(kind: Kind): z.ZodType<Id<Kind>> {
@@ -18,5 +18,5 @@ export function prose(max: number): z.ZodType<string> {
     .string()
     .min(1)
     .max(max)
-    .regex(/^[^\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f]*$/u, "holds a control character");
+    .regex(/^(?:[^\p{Cc}]|[\n\t])*$/u, "holds a control character");
 }
