@@ -31,7 +31,7 @@ export interface Api {
 }
 
 /** Every endpoint of the product. A new concept adds its line here. */
-export function allEndpoints(broker: Broker): Endpoint[] {
+function allEndpoints(broker: Broker): Endpoint[] {
   return [
     ...credentialEndpoints({ ...broker, onMint: broker.metrics.minted }),
     ...taskEndpoints(broker),

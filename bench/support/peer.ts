@@ -1,6 +1,6 @@
 import { createServer } from "node:http";
 import type { AddressInfo } from "node:net";
-import Provider from "oidc-provider";
+import { Provider } from "oidc-provider";
 import { answerParent } from "./child.ts";
 
 /** Starts node-oidc-provider: the clients' public keys, and whether its access tokens are JWTs or opaque. */

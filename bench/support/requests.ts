@@ -1,4 +1,5 @@
 import { createPrivateKey, type JsonWebKey, type KeyObject, randomUUID, sign } from "node:crypto";
+import { assertNever } from "../../src/lib/errors.ts";
 
 /** Who signs: an ES256 key and the name that the verifier knows it by. */
 export interface SigningParty {
@@ -45,6 +46,8 @@ export function requestsOf(recipe: Recipe): { requests: readonly Buffer[]; reusa
       return { requests: clientCredentials(recipe), reusable: false };
     case "introspect":
       return { requests: introspections(recipe), reusable: true };
+    default:
+      return assertNever(recipe);
   }
 }
 

@@ -129,7 +129,11 @@ async function makeDownstream(superuserUrl: string): Promise<{ config: object; g
     url.pathname = `/${name}`;
     const client = new pg.Client({ connectionString: url.href });
     await client.connect();
-    await client.query(text).finally(() => client.end());
+    try {
+      await client.query(text);
+    } finally {
+      await client.end();
+    }
   };
   await run("postgres", `create database ${database}`);
   await run(

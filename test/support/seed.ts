@@ -5,7 +5,7 @@ import { ensureDefaultPolicies } from "../../src/policy/publish-policies.ts";
 import { targetSealContext } from "../../src/targets/target-clients.ts";
 import type { Workload } from "./workload.ts";
 
-export const DEFAULT_TENANT = "ten_00000000000070008000000000000001" as Id<"tenant">;
+const DEFAULT_TENANT = "ten_00000000000070008000000000000001" as Id<"tenant">;
 
 /** The rows that a mint needs, real and sane: an owner, an agent with an identity, a purpose, resources and a JWT target. */
 export interface Seeded {
@@ -23,7 +23,7 @@ export interface Seeded {
 }
 
 /** The `sub`s that the trust source maps to the role of the same name. */
-export const staff = ["orchestrator", "admin", "auditor", "approver"] as const;
+const staff = ["orchestrator", "admin", "auditor", "approver"] as const;
 
 export interface SeedOptions {
   readonly tenantId?: Id<"tenant">;
@@ -71,7 +71,7 @@ export async function seed(broker: Broker, idp: Workload, options: SeedOptions =
   });
 }
 
-export async function aTrustSource(tx: Tx, tenantId: Id<"tenant">, idp: Workload): Promise<Id<"trustSource">> {
+async function aTrustSource(tx: Tx, tenantId: Id<"tenant">, idp: Workload): Promise<Id<"trustSource">> {
   const id = newId("trustSource");
   await tx
     .insertInto("trust_sources")
@@ -117,7 +117,7 @@ export async function anAgent(
   return id;
 }
 
-export async function aResource(
+async function aResource(
   tx: Tx,
   values: {
     tenantId: Id<"tenant">;
