@@ -118,7 +118,7 @@ export function createExchanges(deps: ExchangesDeps): Exchanges {
       });
       const refusal = draining
         ? new MayflyError("unavailable", "this server is stopping", { retryAfterSeconds: 1 })
-        : hostRefusal(req);
+        : malformed(req);
       if (refusal !== undefined) {
         fail(refusal);
         release();
@@ -193,10 +193,14 @@ function write({ req, res, requestId }: Exchange, answer: Answer, last: boolean)
   res.end(answer.body);
 }
 
-// RFC 9112 §3.2. Node would refuse it too, with an answer that has none of our headers.
-function hostRefusal(req: IncomingMessage): MayflyError | undefined {
-  if (req.headers.host !== undefined || req.httpVersion === "1.0") return undefined;
-  return invalid("#/header/host", "is missing");
+// RFC 3986 §2. What is not in it (a fragment, a backslash) is where parsers of URLs disagree about the path.
+const TARGET = /^[A-Za-z0-9\-._~:/?[\]@!$&'()*+,;=%]*$/;
+
+function malformed(req: IncomingMessage): MayflyError | undefined {
+  if (!TARGET.test(req.url ?? "")) return new MayflyError("invalid_request", "the request target is not a URI");
+  // RFC 9112 §3.2. Node would refuse it too, with an answer that has none of our headers.
+  if (req.headers.host === undefined && req.httpVersion !== "1.0") return invalid("#/header/host", "is missing");
+  return undefined;
 }
 
 function discard(req: IncomingMessage): void {

@@ -54,7 +54,11 @@ const byCode: Readonly<Record<ErrorCode, readonly [status: number, error: string
  * An error that an `/oauth` endpoint answers with this registered code. It is an ordinary MayflyError whose first
  * reason names the code, so audit and log see one error model.
  */
-export function oauthError(error: OAuthErrorCode, detail: string, code: ErrorCode = "invalid_request"): MayflyError {
+export function oauthError(
+  error: OAuthErrorCode,
+  detail: string,
+  code: ErrorCode = error === "invalid_client" ? "unauthenticated" : "invalid_request",
+): MayflyError {
   return new MayflyError(code, detail, { reasons: [{ code: error, detail }] });
 }
 

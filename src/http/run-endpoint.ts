@@ -158,12 +158,5 @@ const nobody = new Proxy({} as Principal, {
 });
 
 function factsOf({ req }: Exchange): RequestFacts {
-  const url = req.originalUrl;
-  const question = url.indexOf("?");
-  return {
-    method: req.method,
-    path: question < 0 ? url : url.slice(0, question),
-    headers: req.headers,
-    remoteAddress: req.ip ?? "",
-  };
+  return { method: req.method, path: req.path, headers: req.headers, remoteAddress: req.ip ?? "" };
 }

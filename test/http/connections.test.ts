@@ -1,7 +1,7 @@
 import { describe, expect, test } from "@jest/globals";
 import type { HttpLimits } from "../../src/http/server.ts";
 import { until } from "../support/until.ts";
-import { noteEndpoint, received, serving, TASK_ID, taskEndpoint } from "./harness.ts";
+import { authenticateForTest, noteEndpoint, received, serving, TASK_ID, taskEndpoint } from "./harness.ts";
 import { BODY, closing, FULL, HEAD, reading } from "./sockets.ts";
 
 // Short, so that a test of a limit is over when it fires; what is awaited is always the event itself.
@@ -39,6 +39,9 @@ describe("what is not HTTP is refused with a problem document, and the connectio
     ["a chunk size that is none", `${HEAD}Transfer-Encoding: chunked\r\n\r\nzz\r\n`, 400],
     ["headers of 20 KB", get(`X-A: ${"a".repeat(20_000)}\r\n`), 431],
     ["a path of 20 KB", `GET /${"a".repeat(20_000)} HTTP/1.1\r\nHost: x\r\n\r\n`, 431],
+    ["a fragment", `GET /healthz#x HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n`, 400],
+    ["a backslash", `GET http://x\\healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n`, 400],
+    ["raw bytes in the path", `GET /h\u00e9althz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n`, 400],
     ["no Host", `GET / HTTP/1.1\r\nConnection: close\r\n\r\n`, 400],
     ["two Hosts", get("Host: y\r\nAuthorization: Bearer agent\r\nConnection: close\r\n"), 400],
     [
@@ -78,11 +81,18 @@ describe("what is not HTTP is refused with a problem document, and the connectio
 
 describe("well-formed HTTP that is rare", () => {
   test("absolute-form reaches the same endpoint (RFC 9112 §3.2.2)", async () => {
-    await using server = await serving([taskEndpoint()]);
+    const paths: string[] = [];
+    await using server = await serving([taskEndpoint()], {
+      authenticate: async (headers, { path }) => {
+        paths.push(path);
+        return authenticateForTest(headers);
+      },
+    });
     const got = await server.raw(
       `GET http://other.example/v1/tasks/${TASK_ID} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer agent\r\nConnection: close\r\n\r\n`,
     );
     expect(got).toMatch(/^HTTP\/1\.1 200 /);
+    expect(paths).toEqual([`/v1/tasks/${TASK_ID}`]);
   });
 
   test("HTTP/1.0 without a Host is answered and closed", async () => {

@@ -96,7 +96,7 @@ describe("an OAuth error is the RFC 6749 document, 400, not cacheable, in the pe
   test.each([
     [oauthError("invalid_grant", "the assertion expired"), 400, "invalid_grant"],
     [oauthError("invalid_target", "no such target"), 400, "invalid_target"],
-    [oauthError("invalid_client", "unknown client", "unauthenticated"), 401, "invalid_client"],
+    [oauthError("invalid_client", "unknown client"), 401, "invalid_client"],
     [oauthError("access_denied", "policy", "denied"), 400, "access_denied"],
     [new MayflyError("denied", "no"), 400, "access_denied"],
     [new MayflyError("forbidden", "no"), 400, "unauthorized_client"],
