@@ -88,7 +88,7 @@ export async function lockAgents(tx: Tx, tenantId: Id<"tenant">, agents: readonl
     .where("tenant_id", "=", tenantId)
     .where("id", "in", [...agents])
     .orderBy("id")
-    .forUpdate()
+    .forNoKeyUpdate()
     .execute();
 }
 

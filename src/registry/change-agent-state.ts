@@ -40,7 +40,7 @@ export async function changeAgentState(
     .select(["state", "owner_id"])
     .where("tenant_id", "=", tenantId)
     .where("id", "=", agentId)
-    .forUpdate()
+    .forNoKeyUpdate()
     .executeTakeFirst();
   if (agent === undefined) throw notFound();
   if (ownerId !== undefined && agent.owner_id !== ownerId)

@@ -30,7 +30,7 @@ export async function departOwner(tx: Tx, { tenantId, subject }: Principal, owne
     .where("tenant_id", "=", tenantId)
     .where("owner_id", "=", ownerId)
     .orderBy("id")
-    .forUpdate()
+    .forNoKeyUpdate()
     .execute();
   await tx
     .updateTable("agents")
@@ -45,7 +45,7 @@ export async function departOwner(tx: Tx, { tenantId, subject }: Principal, owne
     .where("tenant_id", "=", tenantId)
     .where("owner_id", "=", ownerId)
     .orderBy("id")
-    .forUpdate()
+    .forNoKeyUpdate()
     .execute();
   // A quarantined target would come back by itself once it is well (reconcile.ts).
   await tx

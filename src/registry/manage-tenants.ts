@@ -107,7 +107,7 @@ export async function changeTenantState(
     throw new MayflyError("conflict", "the tenant of the operators is not suspended: nobody could bring it back");
   return db.withTenant({ tenantId: id, actor: caller.subject, requestId }, async (tx) => {
     // A mint holds a share lock on this row (migrations/0004): it has committed, and is taken back, or sees the new state.
-    const tenant = await tx.selectFrom("tenants").selectAll().where("id", "=", id).forUpdate().executeTakeFirst();
+    const tenant = await tx.selectFrom("tenants").selectAll().where("id", "=", id).forNoKeyUpdate().executeTakeFirst();
     if (tenant === undefined) throw notFound();
     const row =
       tenant.state === to

@@ -18,7 +18,7 @@ export async function retirePurpose(tx: Tx, caller: Principal, id: Id<"purpose">
     .select(["state", "proposed_by"])
     .where("tenant_id", "=", tenantId)
     .where("id", "=", id)
-    .forUpdate()
+    .forNoKeyUpdate()
     .executeTakeFirst();
   if (purpose === undefined) throw notFound();
   requireOwnProposal(caller, purpose.proposed_by);
@@ -36,7 +36,7 @@ export async function retirePurpose(tx: Tx, caller: Principal, id: Id<"purpose">
     .where("purpose_id", "=", id)
     .where("state", "!=", "ended")
     .orderBy("id")
-    .forUpdate()
+    .forNoKeyUpdate()
     .execute();
   for (const task of tasks) await endTask(tx, { tenantId, taskId: task.id, outcome: "cancelled", by: subject });
 }

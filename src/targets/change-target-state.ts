@@ -116,7 +116,7 @@ async function close(tx: Tx, { tenantId, subject }: Principal, id: Id<"target">,
     .select("state")
     .where("tenant_id", "=", tenantId)
     .where("id", "=", id)
-    .forUpdate()
+    .forNoKeyUpdate()
     .executeTakeFirst();
   if (target === undefined) throw notFound();
   if (target.state !== to) {

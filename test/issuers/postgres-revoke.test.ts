@@ -6,6 +6,7 @@ import { type PostgresAccess, type PostgresHandle, postgres } from "../../src/is
 import { newId } from "../../src/lib/ids.ts";
 import { failure, never } from "./conformance.ts";
 import { type PostgresTarget, postgresTarget, servers, type TestClient, until } from "./postgres-target.ts";
+import { wire } from "./wire.ts";
 
 type Client = Awaited<ReturnType<typeof postgres.connect>>;
 
@@ -127,6 +128,21 @@ describe.each(servers)("revoking on PostgreSQL $name", ({ url }) => {
       expect(await session.alive()).toBe(false);
     });
 
+    test("one that somebody lets in between the last look and the drop does not outlive it", async () => {
+      await using line = await wire(url);
+      await using slow = await postgres.connect({ ...target.config, port: line.port });
+      const { secret, handle, downstreamName } = await minted();
+      const kept = line.hold("drop role %I");
+      const revoked = postgres.revoke(slow, handle, never());
+      await kept;
+      await target.sql(`alter role ${downstreamName} login`);
+      await using session = await target.login(secret);
+      expect(await session.alive()).toBe(true);
+      line.pass();
+      expect(await revoked).toEqual({});
+      expect(await session.alive()).toBe(false);
+    });
+
     test("one in the middle of a statement ends, too", async () => {
       const { secret, handle } = await minted();
       await using session = await target.login(secret);
@@ -224,19 +240,22 @@ describe.each(servers)("revoking on PostgreSQL $name", ({ url }) => {
       expect(await revoke(handle)).toEqual({});
     });
 
-    test("with a membership that the admin may not revoke is not called revoked", async () => {
+    test.each([
+      ["of a group that is not the admin's", () => `extra_${target.config.deployment}`],
+      ["that somebody else granted as well", () => target.group],
+    ])("with a membership %s is not called revoked", async (_name, named) => {
       const { handle, downstreamName } = await minted();
-      await target.sql(`create role extra_${downstreamName}`);
-      await target.sql(
-        `grant extra_${downstreamName} to ${downstreamName}; grant select on notes to ${downstreamName}`,
-      );
+      const group = named();
+      if (group !== target.group) await target.sql(`create role ${group}`);
+      await target.sql(`grant ${group} to ${downstreamName}; grant select on notes to ${downstreamName}`);
       // Before 16 the admin may revoke any membership.
       if (!target.before16) {
         expect(await failure(revoke(handle))).toMatchObject({ code: "target_rejected" });
         expect(await probe(handle)).toMatchObject({ outcome: "alive" });
       }
-      await target.sql(`revoke select on notes from ${downstreamName}; drop role extra_${downstreamName}`);
+      await target.sql(`revoke select on notes from ${downstreamName}`);
       expect(await revoke(handle)).toEqual({});
+      if (group !== target.group) await target.sql(`drop role ${group}`);
     });
   });
 

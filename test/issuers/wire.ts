@@ -9,6 +9,8 @@ export interface Wire extends AsyncDisposable {
   sent(): string;
   /** Keeps the next message that contains `text` from the server; resolves when it is kept. */
   hold(text: string): Promise<void>;
+  /** Lets what was held go on its way. */
+  pass(): void;
   /** Delivers what was held, even if its sender has gone away; resolves with the server's answer. */
   release(): Promise<string>;
   /** Delivers the next message that contains `text`, and cuts the line when the server answers. */
@@ -56,6 +58,13 @@ export async function wire(url: string, { spoilPid = false, tls }: WireOptions =
     });
     server.on("close", () => client.destroy());
   };
+  const deliver = (): Socket => {
+    if (held === undefined) throw new Error("nothing is held");
+    const { server, chunk } = held;
+    held = undefined;
+    server.write(chunk);
+    return server;
+  };
   const track = <S extends Socket>(socket: S): S => {
     open.add(socket);
     socket.on("error", () => {});
@@ -77,13 +86,11 @@ export async function wire(url: string, { spoilPid = false, tls }: WireOptions =
     port: (listener.address() as AddressInfo).port,
     sent: () => Buffer.concat(chunks).toString("latin1"),
     hold: (text) => new Promise((kept) => (holding = { text, kept })),
+    pass: () => deliver(),
     async release() {
-      if (held === undefined) throw new Error("nothing is held");
-      const { server, chunk } = held;
-      server.write(chunk);
+      const server = deliver();
       const [answer] = (await once(server, "data")) as [Buffer];
       server.destroy();
-      held = undefined;
       return answer.toString("latin1");
     },
     loseAnswerTo(text) {

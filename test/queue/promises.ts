@@ -342,14 +342,17 @@ export function itIsAQueue<Server extends TestServer>(name: string, start: () =>
       }
     });
 
-    test("disposed, no connection is left", async () => {
+    test("disposed, no connection and no timer is left", async () => {
+      const timers = (): number => process.getActiveResourcesInfo().filter((kind) => kind === "Timeout").length;
+      const before = timers();
       const queue = await open(server, freshPrefix());
       let calls = 0;
       queue.startWorker(async () => void (calls += 1));
       await wakesUp(queue, () => calls);
       expect(await server.connections()).toBeGreaterThan(0);
       await queue[Symbol.asyncDispose]();
-      await until("none is left", async () => (await server.connections()) === 0);
+      await until("no connection is left", async () => (await server.connections()) === 0);
+      await until("no timer is left", () => timers() <= before);
       queue.wakeUps.now();
       await until("a late call is only counted", () => queue.misses() === 1);
     });
