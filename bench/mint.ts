@@ -20,7 +20,7 @@ export async function benchMint(options: BenchOptions): Promise<object> {
   await using load = startHelper("load.ts");
   await using peer = startHelper("peer.ts");
   const fresh = FRESH_PER_SECOND * options.seconds;
-  const peerSide = await startPeer(peer, fresh);
+  const peerSide = await startPeer(peer, options.peerToken, fresh);
   await using server = await startServer(options);
   const seeded = await seed(server, { singleUse: options.singleUse });
   const ours = mintSide(server, seeded, { ttl: options.ttl, fresh: options.singleUse ? fresh : 0 });
@@ -37,7 +37,7 @@ export async function benchMint(options: BenchOptions): Promise<object> {
   };
 }
 
-async function startPeer(peer: Helper, fresh: number): Promise<Side> {
+async function startPeer(peer: Helper, format: StartPeer["format"], fresh: number): Promise<Side> {
   const clients = Array.from({ length: CLIENTS }, (_, index) => {
     const { privateKey, publicKey } = generateKeyPairSync("ec", { namedCurve: "P-256" });
     const kid = `client-key-${index}`;
@@ -48,7 +48,7 @@ async function startPeer(peer: Helper, fresh: number): Promise<Side> {
   const { port } = await peer.ask<{ port: number }>({
     clients: clients.map(({ clientId, publicJwk }) => ({ clientId, jwk: publicJwk })),
     signingKey: { ...privateKey.export({ format: "jwk" }), kid: "signing", alg: "ES256", use: "sig" },
-    format: process.env["BENCH_PEER_TOKEN"] === "opaque" ? "opaque" : "jwt",
+    format,
   } satisfies StartPeer);
   const host = `127.0.0.1:${port}`;
   return {

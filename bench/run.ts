@@ -18,6 +18,7 @@ const USAGE = `npm run bench -- <name> [options]
   --connections N  HTTP connections of the load generator (default 32)
   --ttl N          seconds that minted credentials live (mint; default 300). A short one adds their expiry to the load.
   --single-use     callers' tokens are accepted once, and each is fresh (mint)
+  --peer-token F   what node-oidc-provider gives (mint): jwt (default) or opaque
   --issuer KIND    death: jwt (default) or postgres
   --n N            death: how many credentials end in one second (default 2000, postgres 200)
   --profile        also: where the server process spends its time, by function
@@ -45,6 +46,7 @@ async function main(): Promise<number> {
       connections: { type: "string", default: "32" },
       ttl: { type: "string", default: "300" },
       "single-use": { type: "boolean", default: false },
+      "peer-token": { type: "string", default: "jwt" },
       issuer: { type: "string", default: "jwt" },
       n: { type: "string" },
       profile: { type: "boolean", default: false },
@@ -62,6 +64,7 @@ async function main(): Promise<number> {
     connections: whole(values.connections, "connections"),
     ttl: whole(values.ttl, "ttl"),
     singleUse: values["single-use"],
+    peerToken: values["peer-token"] === "opaque" ? "opaque" : "jwt",
     issuer: values.issuer,
     n: values.n === undefined ? undefined : whole(values.n, "n"),
     profile: values.profile,

@@ -5,6 +5,7 @@ export interface BenchOptions {
   readonly connections: number;
   readonly ttl: number;
   readonly singleUse: boolean;
+  readonly peerToken: "jwt" | "opaque";
   readonly issuer: string;
   readonly n: number | undefined;
   readonly profile: boolean;

@@ -24,8 +24,7 @@ export interface Server extends AsyncDisposable {
 const READY_WITHIN_MS = 120_000;
 
 export async function startServer({ profile }: { readonly profile: boolean }): Promise<Server> {
-  // Which checkout's build to run: to compare two of them with one and the same load.
-  const bin = process.env["BENCH_DIST"] ?? fileURLToPath(new URL("../../dist", import.meta.url));
+  const bin = fileURLToPath(new URL("../../dist/bin/mayfly.js", import.meta.url));
   const directory = await mkdtemp(join(tmpdir(), "mayfly-bench-"));
   // PostgreSQL is another user when this runs as root, and must be able to pass through.
   await chmod(directory, 0o711);
@@ -33,7 +32,7 @@ export async function startServer({ profile }: { readonly profile: boolean }): P
   const output = join(directory, "server.log");
   const log = openSync(output, "a");
   const flags = profile ? ["--cpu-prof", "--cpu-prof-dir", join(directory, "profile")] : [];
-  const child = spawn(process.execPath, ["--no-warnings", ...flags, join(bin, "bin/mayfly.js"), "serve"], {
+  const child = spawn(process.execPath, ["--no-warnings", ...flags, bin, "serve"], {
     cwd: directory,
     env: { PATH: process.env["PATH"] ?? "", ...env },
     stdio: ["ignore", log, log],

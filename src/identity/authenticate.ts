@@ -139,7 +139,7 @@ export function createAuthenticator(deps: AuthenticateDeps): Authenticator {
   };
 
   const isOutdated = async (tenant: Id<"tenant">, source: Source): Promise<boolean> => {
-    const { facts } = await confirm(tenant, { source_id: source.id, pairs: [] });
+    const { facts } = await confirm(tenant, { source_id: source.id, claims: {} });
     return facts.source_version !== source.version;
   };
 
@@ -152,7 +152,7 @@ export function createAuthenticator(deps: AuthenticateDeps): Authenticator {
     const admin = await verifyAdminToken(deps.keys, { id: tenant, issuer }, token, deps.now().getTime());
     if (admin === undefined)
       throw refusal("token_signature_invalid", "this is not a valid admin token; print a new one");
-    const { facts } = await confirm(tenant, { source_id: "", pairs: [] });
+    const { facts } = await confirm(tenant, { source_id: "", claims: {} });
     if (facts.tenant_state !== "active") throw tenantSuspended();
     return { tenantId: tenant, tenantName, subject: admin.subject, roles: admin.roles, binding: "bearer" };
   };
@@ -184,14 +184,16 @@ function bearerOf(authorization: string | undefined): string {
 }
 
 function confirmation(source: Source, token: VerifiedToken): object {
-  const pairs = Object.entries(token.claims)
-    .filter((entry): entry is [string, string] => typeof entry[1] === "string" && entry[1].length <= 2048)
-    .slice(0, MAX_ANCHORS);
-  if (token.singleUse === undefined) return { source_id: source.id, pairs };
+  const claims = Object.fromEntries(
+    Object.entries(token.claims)
+      .filter(([, value]) => typeof value === "string" && value.length <= 2048)
+      .slice(0, MAX_ANCHORS),
+  );
+  if (token.singleUse === undefined) return { source_id: source.id, claims };
   return {
     source_id: source.id,
     source_version: source.version,
-    pairs,
+    claims,
     jti_hash: createHash("sha256").update(token.singleUse.jti).digest("hex"),
     jti_expires_ms: token.singleUse.keepUntil.getTime(),
   };

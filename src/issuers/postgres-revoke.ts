@@ -27,7 +27,7 @@ const SESSIONS_END_WITHIN_MS = 5_000;
 const MAX_ROUNDS = 12;
 
 /**
- * Takes a role's access away and drops it; says what it proved by returning. Succeeds when there is no such role, and
+ * Takes a role's access away and drops it; that it returns is the proof. Succeeds when there is no such role, and
  * then has also waited for a create that is still on its way to commit. `residue` when the role had to stay: it
  * cannot log in, has no password and no memberships.
  */

