@@ -55,6 +55,8 @@ interface PostgresRound {
 }
 
 async function runRound(server: Server, seeded: Seeded, count: number, connections: number): Promise<PostgresRound> {
+  // The kill switch of the round before lets nothing new through for a second.
+  await sleep(1_100);
   const before = cpuTimes(server);
   const startedAt = performance.now();
   const target = seeded.targets.postgres;
@@ -62,7 +64,7 @@ async function runRound(server: Server, seeded: Seeded, count: number, connectio
   const mintSeconds = (performance.now() - startedAt) / 1000;
 
   const orderedAt = Date.now();
-  const order = { selector: { target_id: target }, reason: "benchmark" };
+  const order = { selector: { target_id: target }, reason: "benchmark", block_seconds: 1 };
   const { matched } = await post<{ matched: number }>(
     server,
     tokenFor(seeded, seeded.orchestratorSub),

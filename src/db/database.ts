@@ -55,7 +55,8 @@ export function openDatabase({
     lock_timeout: 5_000,
     keepAlive: true,
     application_name: "mayfly",
-    options: "-c search_path=mayfly",
+    // Compiling a plan takes longer than our statements run.
+    options: "-c search_path=mayfly -c jit=off",
   });
   // Without a listener, an idle connection that the server closes would end the process (reliability C11).
   pool.on("error", (error) => log.warn({ err: error }, "an idle database connection was lost"));

@@ -103,7 +103,7 @@ async function register(script: Script, stage: Stage): Promise<Cast> {
     owner_id: owner.id,
     max_ttl_seconds: 900,
     config: { audience: "https://tickets.example/api" },
-    resources: [{ resource: tickets.id, access: { read: {} } }],
+    resources: [{ resource: tickets.id, access: { read: {}, write: {} } }],
   });
   const inAMonth = new Date(Date.now() + 30 * 86_400_000).toISOString();
   const purpose = await create(alice, "/v1/purposes", {
@@ -158,14 +158,14 @@ async function refuse(script: Script, cast: Cast): Promise<void> {
   const task = await openTask(cast, "close ticket 7");
   const outside = await cast.agent("POST", "/v1/credentials", {
     task_id: task.body.id,
-    target: "company-db",
+    target: "tickets-api",
     actions: ["close"],
     resources: ["tickets"],
   });
   const codes = (outside.body?.reasons ?? []).map((reason: { code: string }) => reason.code);
   script.prove(
     `an action outside the purpose is refused: ${codes.join(", ")}`,
-    outside.status === 403 && codes.length > 0,
+    outside.status === 403 && codes.includes("action_outside_purpose"),
     outside,
   );
   await cast.orchestrator("POST", `/v1/tasks/${task.body.id}/end`, { outcome: "cancelled" });
