@@ -56,9 +56,12 @@ export async function revokeRole(
   }
 }
 
-/** Another revoke or a late create got in between: gone (42704), there after all (42710, 23505), changed (XX000), deadlock. */
+/**
+ * Another revoke or a late create got in between: gone (42704, or 22023 from SET ROLE), there after all (42710, 23505),
+ * changed (XX000), deadlock.
+ */
 function isCollision(error: unknown): boolean {
-  return hasSqlState(error, "42704", "42710", "23505", "XX000", "40001", "40P01");
+  return hasSqlState(error, "42704", "22023", "42710", "23505", "XX000", "40001", "40P01");
 }
 
 // Not flushed: whoever logs in from now on sees it, and the DROP that follows is flushed and flushes this with it.

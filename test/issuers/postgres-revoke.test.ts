@@ -1,11 +1,8 @@
-import { once } from "node:events";
-import { connect } from "node:net";
 import { afterAll, beforeAll, describe, expect, test } from "@jest/globals";
-import type { Issued, IssueRequest } from "../../src/issuers/issuer.ts";
-import { type PostgresAccess, type PostgresHandle, postgres } from "../../src/issuers/postgres.ts";
+import { type PostgresHandle, postgres } from "../../src/issuers/postgres.ts";
 import { newId } from "../../src/lib/ids.ts";
 import { failure, never } from "./conformance.ts";
-import { type PostgresTarget, postgresTarget, servers, type TestClient, until } from "./postgres-target.ts";
+import { mint, type PostgresTarget, postgresTarget, servers, until } from "./postgres-target.ts";
 import { wire } from "./wire.ts";
 
 type Client = Awaited<ReturnType<typeof postgres.connect>>;
@@ -25,98 +22,10 @@ describe.each(servers)("revoking on PostgreSQL $name", ({ url }) => {
   const revoke = (handle: PostgresHandle) => postgres.revoke(client, handle, never());
   const probe = (handle: PostgresHandle) => postgres.probe(client, handle, never());
 
-  async function minted(): Promise<IssueRequest<PostgresAccess, PostgresHandle> & { secret: Issued["secret"] }> {
-    const asked = target.request();
-    return { ...asked, ...(await postgres.issue(client, asked)) };
-  }
+  const minted = () => mint(target, client);
 
   const roleExists = async (role: string): Promise<boolean> =>
     (await target.sql("select from pg_roles where rolname = $1", [role])).length > 0;
-
-  describe("log-ins in flight", () => {
-    test("a client that never stops logging in has no session when the revoke returns, fifty times over", async () => {
-      let sessions = 0;
-      for (let round = 0; round < 50; round += 1) {
-        const { secret, handle } = await minted();
-        const got: TestClient[] = [];
-        let stop = false;
-        const hammer = async (): Promise<void> => {
-          while (!stop)
-            await target.login(secret).then(
-              (session) => got.push(session),
-              () => (stop = true),
-            );
-        };
-        const hammers = [hammer(), hammer(), hammer()];
-        await until(async () => got.length > round % 4);
-        await revoke(handle);
-        stop = true;
-        await Promise.all(hammers);
-        sessions += got.length;
-        for (const session of got) {
-          expect(await session.alive()).toBe(false);
-          await session[Symbol.asyncDispose]();
-        }
-      }
-      expect(sessions).toBeGreaterThan(50);
-    }, 180_000); // fifty rounds of log-ins are slow on a busy machine
-
-    test("a log-in that hides behind post_auth_delay is ended before the role goes", async () => {
-      const { secret, handle } = await minted();
-      const lurking = target.login(secret, "-c post_auth_delay=60");
-      await until(async () => (await target.hiddenLogins()) > 0);
-      expect(await probe(handle)).toMatchObject({ outcome: "alive" });
-      expect(await revoke(handle)).toEqual({});
-      // The server may still greet it before it hangs up.
-      expect(
-        await lurking.then(
-          (session) => session.alive(),
-          () => false,
-        ),
-      ).toBe(false);
-    });
-
-    test("somebody else's slow log-in is neither ended nor waited for", async () => {
-      const [other, ended] = [await minted(), await minted()];
-      let through = false;
-      const slow = target.login(other.secret, "-c post_auth_delay=4").finally(() => (through = true));
-      await until(async () => (await target.hiddenLogins()) > 0);
-      expect(await revoke(ended.handle)).toEqual({});
-      expect(through).toBe(false);
-      await using session = await slow;
-      expect(await session.query("select 1 as one")).toEqual([{ one: 1 }]);
-      await revoke(other.handle);
-    });
-
-    test("where a role may not end its own sessions, a refusal is not taken for somebody else's log-in", async () => {
-      const { secret, handle } = await minted();
-      await target.sql("revoke execute on function pg_terminate_backend(int, bigint) from public");
-      await target.sql("grant execute on function pg_terminate_backend(int, bigint) to pg_signal_backend");
-      const lurking = target.login(secret, "-c post_auth_delay=60");
-      await until(async () => (await target.hiddenLogins()) > 0);
-      expect(await failure(revoke(handle))).toMatchObject({ code: "target_rejected" });
-      await target.sql("grant execute on function pg_terminate_backend(int, bigint) to public");
-      expect(await revoke(handle)).toEqual({});
-      expect(
-        await lurking.then(
-          (session) => session.alive(),
-          () => false,
-        ),
-      ).toBe(false);
-    });
-
-    test("a connection that never proves its password holds nothing up", async () => {
-      const { downstreamName, handle } = await minted();
-      const startup = Buffer.from(`\0\0\0\0\0\x03\0\0user\0${downstreamName}\0database\0${target.config.database}\0\0`);
-      startup.writeInt32BE(startup.length);
-      const stalled = connect(target.config.port, target.config.host);
-      stalled.write(startup);
-      await once(stalled, "data"); // AuthenticationSASL: the server waits for us now
-      expect(await revoke(handle)).toEqual({});
-      expect(stalled.readyState).toBe("open");
-      stalled.destroy();
-    });
-  });
 
   describe("open sessions", () => {
     test("one that has become its group with SET ROLE reads nothing any more", async () => {
@@ -171,7 +80,7 @@ describe.each(servers)("revoking on PostgreSQL $name", ({ url }) => {
       await creator.query(`begin; create role ${downstreamName} login`);
       let over = false;
       const revoked = revoke(handle).finally(() => (over = true));
-      await until(async () => (await lockWaits()) > 0);
+      await until(async () => (await target.lockWaits()) > 0);
       expect(over).toBe(false);
       await creator.query(ending);
       expect(await revoked).toEqual({});
@@ -286,9 +195,4 @@ describe.each(servers)("revoking on PostgreSQL $name", ({ url }) => {
     await target.sql(`alter role ${target.config.user} reset search_path;
       drop function public.pg_terminate_backend(int); drop view public.pg_roles; drop table called`);
   });
-
-  async function lockWaits(): Promise<number> {
-    const waiting = `select from pg_stat_activity where usename = $1 and wait_event_type = 'Lock'`;
-    return (await target.sql(waiting, [target.config.user])).length;
-  }
 });

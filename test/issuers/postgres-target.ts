@@ -35,6 +35,8 @@ export interface PostgresTarget extends AsyncDisposable {
   login(secret: Issued["secret"], options?: string): Promise<TestClient>;
   /** Log-ins to this database that have proven their password and are in no list of sessions yet. */
   hiddenLogins(): Promise<number>;
+  /** Statements of the admin that wait for a lock. */
+  lockWaits(): Promise<number>;
   /** What `issue` is asked for, and its handle. */
   request(
     changes?: Partial<IssueRequest<PostgresAccess, PostgresHandle>>,
@@ -100,6 +102,10 @@ export async function postgresTarget(url: string): Promise<PostgresTarget> {
       if (!(given instanceof Secret)) throw new Error("the password must be a Secret");
       return connect({ host, port: Number(port), database, user: String(user), password: given.reveal(), options });
     },
+    async lockWaits() {
+      const waiting = "select from pg_stat_activity where usename = $1 and wait_event_type = 'Lock'";
+      return (await here.query(waiting, [admin])).length;
+    },
     request(changes = {}) {
       const credentialId = newId("credential");
       return {
@@ -124,6 +130,15 @@ export async function postgresTarget(url: string): Promise<PostgresTarget> {
       for (const name of [...ours.filter((role) => role !== admin), admin]) await last.query(`drop role "${name}"`);
     },
   };
+}
+
+/** What was asked for, and the secret of the credential that came of it. */
+export async function mint(
+  target: PostgresTarget,
+  client: Awaited<ReturnType<typeof postgres.connect>>,
+): Promise<IssueRequest<PostgresAccess, PostgresHandle> & { readonly secret: Issued["secret"] }> {
+  const asked = target.request();
+  return { ...asked, ...(await postgres.issue(client, asked)) };
 }
 
 /** Waits until something holds. A test that waits for ever is ended by jest's time limit. */

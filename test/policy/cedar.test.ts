@@ -59,15 +59,26 @@ test("a policy at every limit at once is judged", () => {
 });
 
 test("more policy sets than fit are judged in turn, each by its own", () => {
-  const sets = Array.from({ length: 26 }, (_, i) => {
+  const sets = Array.from({ length: 30 }, (_, i) => {
     // Comments count as text but cost Cedar little. Of two sizes, so that one that goes makes room for several.
-    const comment = `// ${"x".repeat(i % 2 === 0 ? 250_000 : 100_000)}\n`;
-    return compiled(`@id("p") permit (principal, ${comment} action, resource) when { context.ttl_seconds == ${i} };`);
+    const comment = `// ${"x".repeat(i % 3 === 0 ? 250_000 : 100_000)}\n`;
+    const own = `context.ttl_seconds >= ${i * 1000} && context.ttl_seconds < ${(i + 1) * 1000}`;
+    return compiled(`@id("p") permit (principal, ${comment} action, resource) when { ${own} };`);
   });
+  // A TTL of its own each time, so that no answer is remembered.
+  let asked = 0;
+  const outcomeOf = (set: number, range: number) => {
+    const policies = sets[set];
+    if (policies === undefined) throw new Error("there is no such set");
+    return decide(policies, anInput({ ttlSeconds: range * 1000 + asked++ })).outcome;
+  };
   for (let round = 0; round < 2; round++) {
-    for (const [i, policies] of sets.entries()) {
-      const ttlSeconds = (i + round) % sets.length;
-      expect(decide(policies, anInput({ ttlSeconds })).outcome).toBe(ttlSeconds === i ? "allow" : "deny");
+    for (let i = 0; i < sets.length; i++) {
+      expect([i, outcomeOf(i, i), outcomeOf(i, i + 1)]).toEqual([i, "allow", "deny"]);
+      // Those asked just before are still there, and must not have become this one.
+      for (let before = Math.max(0, i - 3); before < i; before++) {
+        expect([i, before, outcomeOf(before, before)]).toEqual([i, before, "allow"]);
+      }
     }
   }
 });

@@ -114,18 +114,21 @@ export async function postgresTestServer(): Promise<
     runtimeUrl,
     admin,
     async kill() {
-      const family = [postmaster(), ...childrenOf(postmaster())];
-      for (const pid of family) process.kill(pid, "SIGKILL");
+      const parent = postmaster();
+      signal(parent, "SIGSTOP"); // It must not start another child between the listing and its end.
+      for (const pid of [parent, ...childrenOf(parent)]) signal(pid, "SIGKILL");
     },
     async restart() {
       server = await start();
     },
     async freeze() {
-      frozen = [postmaster(), ...childrenOf(postmaster())];
-      for (const pid of frozen) process.kill(pid, "SIGSTOP");
+      const parent = postmaster();
+      signal(parent, "SIGSTOP");
+      frozen = [parent, ...childrenOf(parent)];
+      for (const pid of frozen) signal(pid, "SIGSTOP");
     },
     async thaw() {
-      for (const pid of frozen) process.kill(pid, "SIGCONT");
+      for (const pid of frozen) signal(pid, "SIGCONT");
     },
     async empty() {
       await admin(`do $$ begin
@@ -164,6 +167,15 @@ export async function query(url: string, sql: string): Promise<unknown[]> {
     return (await client.query(sql)).rows;
   } finally {
     await client.end();
+  }
+}
+
+/** A child of a server that is gone ends by itself, and may have before it is its turn. */
+function signal(pid: number, name: NodeJS.Signals): void {
+  try {
+    process.kill(pid, name);
+  } catch (error) {
+    if (!(error instanceof Error && "code" in error && error.code === "ESRCH")) throw error;
   }
 }
 
