@@ -260,3 +260,61 @@ begin
     end if;
   end loop;
 end $$;
+
+-- A number that changes with every change of the registry that a decision could notice. What was read under one
+-- generation is what is stored as long as the generation is the same, so a process may keep it, and a mint may commit on it
+-- (0004). The gate orders the two: a change takes it alone, a mint shares it, and a queue of mints cannot starve a change,
+-- as it could with row locks: who waits for the gate is not overtaken.
+create table mayfly.generations (
+  tenant_id text collate "C" primary key references mayfly.tenants,
+  generation bigint not null default 1
+);
+
+create function mayfly.gate(p_tenant text) returns bigint language sql immutable parallel safe
+  return hashtextextended(p_tenant, 7305794);
+
+-- By row, so that it holds for whoever changes a row, with whatever tenant set. Once per transaction is enough.
+create function mayfly.next_generation() returns trigger language plpgsql as $$
+declare
+  row_ jsonb := to_jsonb(case when tg_op = 'DELETE' then old else new end);
+  tenant text := coalesce(row_ ->> 'tenant_id', row_ ->> 'id');
+begin
+  perform pg_advisory_xact_lock(mayfly.gate(tenant));
+  update mayfly.generations g set generation = g.generation + 1
+   where g.tenant_id = tenant and g.xmin <> pg_current_xact_id()::xid;
+  return case when tg_op = 'DELETE' then old else new end;
+end $$;
+
+create function mayfly.first_generation() returns trigger language plpgsql as $$
+begin
+  insert into mayfly.generations (tenant_id) values (new.id);
+  return null;
+end $$;
+
+insert into mayfly.generations (tenant_id) values
+  ('ten_00000000000070008000000000000000'), ('ten_00000000000070008000000000000001');
+
+do $$
+declare
+  t record;
+begin
+  for t in select * from (values
+    -- What is new in these changes no facts that were read before; what is new in the others does.
+    ('owners', 'update or delete'), ('agents', 'update or delete'), ('trust_sources', 'update or delete'),
+    ('resources', 'update or delete'), ('purposes', 'update or delete'),
+    -- Not for what the reconciler notes.
+    ('targets', 'update of name, issuer, owner_id, config, config_sealed, max_ttl_seconds, state, version or delete'),
+    ('target_resources', 'insert or update or delete'), ('identities', 'insert or update or delete'),
+    ('relationships', 'insert or update or delete'), ('policy_sets', 'insert or update or delete'),
+    ('tenants', 'update of state')) as x (tab, changes)
+  loop
+    execute format('create trigger generation before %s on mayfly.%I for each row execute function mayfly.next_generation()',
+      t.changes, t.tab);
+  end loop;
+  create trigger first_generation after insert on mayfly.tenants for each row execute function mayfly.first_generation();
+end $$;
+
+alter table mayfly.generations enable row level security, force row level security;
+create policy tenant on mayfly.generations to mayfly_runtime using (tenant_id = mayfly.tenant())
+  with check (tenant_id = mayfly.tenant() or mayfly.tenant() = 'ten_00000000000070008000000000000000');
+grant select, insert, update on mayfly.generations to mayfly_runtime;

@@ -30,7 +30,7 @@ begin
   end if;
   return query
   select i.ord::int, json_build_object(
-      'tenant_state', t.state, 'source_version', s.version, 'source_state', s.state,
+      'generation', gn.generation, 'tenant_state', t.state, 'source_version', s.version, 'source_state', s.state,
       'fresh', i.jti_hash is null or s.version is distinct from i.source_version or i.ord::int = any (coalesce(taken, '{}')),
       'identities', coalesce((
         select json_agg(json_build_object('id', n.id, 'agent_id', n.agent_id, 'conditions', n.conditions))
@@ -39,55 +39,92 @@ begin
            and n.anchor_claim = p.claim and n.anchor_value = p.value), '[]'))
     from rows from (jsonb_to_recordset(p_items) as (source_id text, claims jsonb, source_version int, jti_hash text))
       with ordinality as i (source_id, claims, source_version, jti_hash, ord)
+    join generations gn on gn.tenant_id = p_tenant
     join tenants t on t.id = p_tenant
     left join trust_sources s on s.tenant_id = p_tenant and s.id = i.source_id;
 end $$;
 
+-- The generation of the tenant's registry, for callers that are remembered under one. Items are only counted.
+create function mayfly.current_generation(p_tenant text, p_items jsonb) returns table (ord int, generation bigint)
+  language plpgsql volatile set search_path = mayfly, pg_temp as $$
+begin
+  perform set_config('mayfly.tenant', p_tenant, true);
+  return query select o::int, g.generation from generations g cross join generate_series(1, jsonb_array_length(p_items)) o
+   where g.tenant_id = p_tenant;
+end $$;
+
+-- What a mint reads about a task: the part of it that changes with every mint.
+create function mayfly.task_facts(t mayfly.tasks, m mayfly.task_meters) returns json language sql stable
+  return case when (t).id is not null then json_build_object('id', (t).id, 'agent_id', (t).agent_id, 'purpose_id', (t).purpose_id,
+    'state', (t).state, 'deadline_ms', mayfly.ms((t).deadline), 'heartbeat_due_ms', mayfly.ms((m).heartbeat_due_at),
+    'initiated_by', (t).initiated_by, 'max_credentials', (t).max_credentials, 'max_per_minute', (t).max_per_minute,
+    'max_live_seconds', (t).max_live_seconds, 'issued', (m).issued, 'issued_live_seconds', (m).issued_live_seconds,
+    'issued_in_minute', case when (m).minute_starts_at > now() - interval '1 minute' then (m).issued_in_minute else 0 end) end;
+
+-- Items: {task_id}. Where the registry has not changed since its facts were read (same generation), this is all that a
+-- mint has to read again. Times are milliseconds of the database's clock.
+create function mayfly.mint_task(p_tenant text, p_items jsonb) returns table (ord int, facts json)
+  language plpgsql volatile set search_path = mayfly, pg_temp as $$
+begin
+  perform set_config('mayfly.tenant', p_tenant, true);
+  return query
+  select i.ord::int, json_build_object('generation', gn.generation, 'now_ms', ms(clock_timestamp()), 'task', k.facts)
+    from rows from (jsonb_to_recordset(p_items) as (task_id text)) with ordinality as i (task_id, ord)
+    join generations gn on gn.tenant_id = p_tenant
+    left join lateral (select task_facts(t, m) as facts from tasks t
+      left join task_meters m on m.tenant_id = p_tenant and m.task_id = i.task_id
+     where t.tenant_id = p_tenant and t.id = i.task_id offset 0) k on true;
+end $$;
+
 -- Items: {agent_id, task_id, target, resources: [id or name, …]}. Everything that the record checks and the policy
--- look at, in one statement. Times are milliseconds of the database's clock.
+-- look at, in one statement. Each lookup is a subquery of its own (offset 0) by primary key: left to itself the planner
+-- picks joins by statistics that a young table does not have, and read every task of the tenant for one mint.
 create function mayfly.mint_load(p_tenant text, p_items jsonb) returns table (ord int, facts json)
   language plpgsql volatile set search_path = mayfly, pg_temp as $$
 begin
   perform set_config('mayfly.tenant', p_tenant, true);
   return query
   select i.ord::int, json_build_object(
+      'generation', gn.generation,
       'now_ms', ms(clock_timestamp()),
       'tenant_state', tn.state,
-      'policy_version', ps.policy_version,
-      'agent', case when a.id is not null then json_build_object('id', a.id, 'kind', a.kind, 'name', a.name,
-        'environment', a.environment, 'state', a.state, 'owner_id', a.owner_id, 'owner_status', o.status) end,
-      'task', case when t.id is not null then json_build_object('id', t.id, 'agent_id', t.agent_id, 'state', t.state,
-        'deadline_ms', ms(t.deadline), 'heartbeat_due_ms', ms(m.heartbeat_due_at), 'initiated_by', t.initiated_by,
-        'max_credentials', t.max_credentials, 'max_per_minute', t.max_per_minute, 'max_live_seconds', t.max_live_seconds,
-        'issued', m.issued, 'issued_live_seconds', m.issued_live_seconds,
-        'issued_in_minute', case when m.minute_starts_at > now() - interval '1 minute' then m.issued_in_minute else 0 end) end,
-      'purpose', case when p.id is not null then json_build_object('id', p.id, 'name', p.name, 'state', p.state,
-        'agent_id', p.agent_id, 'actions', p.actions, 'resource_ids', p.resource_ids, 'data_classes', p.data_classes,
-        'environments', p.environments, 'max_ttl_seconds', p.max_ttl_seconds, 'expires_ms', ms(p.expires_at),
-        'review_by_ms', ms(p.review_by)) end,
-      'target', case when g.id is not null then json_build_object('id', g.id, 'name', g.name, 'issuer', g.issuer,
-        'state', g.state, 'owner_status', go.status, 'max_ttl_seconds', g.max_ttl_seconds, 'version', g.version) end,
+      'policy_version', (select ps.policy_version from policy_sets ps where ps.tenant_id = p_tenant and ps.active),
+      'task', k.facts, 'agent', a.facts, 'purpose', p.facts, 'target', g.facts,
       'resources', coalesce((
         select json_agg(json_build_object('asked', q.asked, 'id', r.id, 'name', r.name, 'kind', r.kind,
             'classification', r.classification, 'environment', r.environment, 'risk', r.risk, 'groups', r.groups,
-            'operations', r.operations, 'access', tr.access) order by q.nth)
+            'operations', r.operations, 'access', r.access) order by q.nth)
           from unnest(i.resources) with ordinality q (asked, nth)
-          join resources r on r.tenant_id = p_tenant and (r.id = q.asked or r.name = q.asked)
-          join target_resources tr on tr.tenant_id = p_tenant and tr.target_id = g.id and tr.resource_id = r.id), '[]'),
+          cross join lateral (select r.*, tr.access from resources r
+            join target_resources tr on tr.tenant_id = p_tenant and tr.target_id = g.id and tr.resource_id = r.id
+           where r.tenant_id = p_tenant and r.id = coalesce(
+             (select x.id from resources x where x.tenant_id = p_tenant and x.id = q.asked),
+             (select x.id from resources x where x.tenant_id = p_tenant and x.name = q.asked)) offset 0) r), '[]'),
       'relationships', coalesce((
         select json_agg(json_build_object('subject', x.subject, 'relation', x.relation, 'object', x.object) order by x.object, x.relation)
-          from relationships x where x.tenant_id = p_tenant and x.subject = a.id), '[]'))
+          from relationships x where x.tenant_id = p_tenant and x.subject = i.agent_id), '[]'))
     from rows from (jsonb_to_recordset(p_items) as (agent_id text, task_id text, target text, resources text[]))
       with ordinality as i (agent_id, task_id, target, resources, ord)
+    join generations gn on gn.tenant_id = p_tenant
     join tenants tn on tn.id = p_tenant
-    left join policy_sets ps on ps.tenant_id = p_tenant and ps.active
-    left join agents a on a.tenant_id = p_tenant and a.id = i.agent_id
-    left join owners o on o.tenant_id = p_tenant and o.id = a.owner_id
-    left join tasks t on t.tenant_id = p_tenant and t.id = i.task_id
-    left join task_meters m on m.tenant_id = p_tenant and m.task_id = t.id
-    left join purposes p on p.tenant_id = p_tenant and p.id = t.purpose_id
-    left join targets g on g.tenant_id = p_tenant and (g.id = i.target or g.name = i.target)
-    left join owners go on go.tenant_id = p_tenant and go.id = g.owner_id;
+    left join lateral (select task_facts(t, m) as facts, t.purpose_id from tasks t
+      left join task_meters m on m.tenant_id = p_tenant and m.task_id = i.task_id
+     where t.tenant_id = p_tenant and t.id = i.task_id offset 0) k on true
+    left join lateral (select json_build_object('id', a.id, 'kind', a.kind, 'name', a.name,
+        'environment', a.environment, 'state', a.state, 'owner_id', a.owner_id, 'owner_status', o.status) as facts
+      from agents a join owners o on o.tenant_id = p_tenant and o.id = a.owner_id
+     where a.tenant_id = p_tenant and a.id = i.agent_id offset 0) a on true
+    left join lateral (select json_build_object('id', p.id, 'name', p.name, 'state', p.state,
+        'agent_id', p.agent_id, 'actions', p.actions, 'resource_ids', p.resource_ids, 'data_classes', p.data_classes,
+        'environments', p.environments, 'max_ttl_seconds', p.max_ttl_seconds, 'expires_ms', ms(p.expires_at),
+        'review_by_ms', ms(p.review_by)) as facts
+      from purposes p where p.tenant_id = p_tenant and p.id = k.purpose_id offset 0) p on true
+    left join lateral (select g.id, json_build_object('id', g.id, 'name', g.name, 'issuer', g.issuer,
+        'state', g.state, 'owner_status', o.status, 'max_ttl_seconds', g.max_ttl_seconds, 'version', g.version) as facts
+      from targets g join owners o on o.tenant_id = p_tenant and o.id = g.owner_id
+     where g.tenant_id = p_tenant and g.id = coalesce(
+       (select x.id from targets x where x.tenant_id = p_tenant and x.id = i.target),
+       (select x.id from targets x where x.tenant_id = p_tenant and x.name = i.target)) offset 0) g on true;
 end $$;
 
 -- Whether a kill switch's selector means a credential: every member that it names must hold.
@@ -95,28 +132,27 @@ create function mayfly.selects(p_selector jsonb, p_credential jsonb) returns boo
   return (p_selector - array['resource_id', 'issued_before', 'everything']) <@ p_credential
     and (not p_selector ? 'resource_id' or p_credential -> 'resource_ids' ? (p_selector ->> 'resource_id'));
 
--- Commits intents (invariants 1, 3, 8). Whoever ends a task, suspends an agent or takes a target away updates that row
--- first and takes credentials back in a later statement of the same transaction. The share locks below make a mint
--- either commit before that (and be taken back by it) or see the new state here and be left out. Locks are taken in one
--- order everywhere: the tenant, tasks, agents, targets, each by id. What is left out answers 'changed': the caller loads
--- again to find the reason; or 'blocked': the kill switch was told to let nothing of the kind through.
+-- Commits intents (invariants 1, 3, 8). The facts that a decision was made on are still true here if nothing in the
+-- registry has changed since they were read, and the generation says so: whoever changes the registry takes the tenant's
+-- gate alone and makes a new generation, in one transaction (0002). A mint passes the gate with others, so either it
+-- commits before such a change (and is taken back by a later statement of that change) or waits and sees the new
+-- generation. A task's own state is looked at under the lock on its meter, which ending and pausing it take too. Locks in
+-- one order: the gate, then meters by task. What is left out answers 'changed': the caller loads again to find the
+-- reason; or 'blocked': the kill switch was told to let nothing of the kind through.
 create function mayfly.mint_commit(p_tenant text, p_items jsonb) returns table (ord int, outcome text)
   language plpgsql volatile set search_path = mayfly, pg_temp as $$
 declare
-  task_ids text[];
-  agent_ids text[];
-  target_ids text[];
+  present bigint;
+  blocking boolean;
 begin
   perform set_config('mayfly.tenant', p_tenant, true);
-  select array_agg(distinct x.task_id), array_agg(distinct x.agent_id), array_agg(distinct x.target_id)
-    into task_ids, agent_ids, target_ids
-    from jsonb_to_recordset(p_items) as x (task_id text, agent_id text, target_id text);
-  perform 1 from tenants x where x.id = p_tenant for share;
-  perform 1 from tasks x where x.tenant_id = p_tenant and x.id = any (task_ids) order by x.id for share;
-  perform 1 from agents x where x.tenant_id = p_tenant and x.id = any (agent_ids) order by x.id for share;
-  perform 1 from targets x where x.tenant_id = p_tenant and x.id = any (target_ids) order by x.id for share;
+  perform pg_advisory_xact_lock_shared(gate(p_tenant));
   -- Counting then inserting needs the counter locked: READ COMMITTED let 17 of 10 through (reliability C12).
-  perform 1 from task_meters x where x.tenant_id = p_tenant and x.task_id = any (task_ids) order by x.task_id for no key update;
+  perform 1 from (select distinct x.task_id from jsonb_to_recordset(p_items) as x (task_id text) order by 1) t
+    cross join lateral (select 1 from task_meters m where m.tenant_id = p_tenant and m.task_id = t.task_id for no key update) m;
+  -- Only now, in statements of their own: what these see is as it is under the locks.
+  select g.generation, exists (select from revocations v where v.tenant_id = p_tenant and v.blocks_until > clock_timestamp())
+    into present, blocking from generations g where g.tenant_id = p_tenant;
 
   return query
   with item as materialized (
@@ -124,43 +160,32 @@ begin
            row_number() over (partition by i.task_id order by i.ord) as nth,
            sum(i.ttl_seconds) over (partition by i.task_id order by i.ord) as seconds,
            to_timestamp(i.expires_ms / 1000.0) as expires_at,
-           clock_timestamp() + make_interval(secs => i.create_within_ms / 1000.0) as create_by,
-           exists (select from revocations v where v.tenant_id = p_tenant and v.blocks_until > clock_timestamp()
+           blocking and exists (select from revocations v where v.tenant_id = p_tenant and v.blocks_until > clock_timestamp()
              and mayfly.selects(v.selector, p_items -> (i.ord - 1)::int)) as blocked
-      from rows from (jsonb_to_recordset(p_items) as (id text, agent_id text, owner_id text, identity_id text, task_id text,
-             purpose_id text, target_id text, target_version int, policy_version int, issuer text, self_contained boolean,
+      from rows from (jsonb_to_recordset(p_items) as (generation bigint, facts_until_ms bigint, id text, agent_id text, owner_id text,
+             identity_id text, task_id text, purpose_id text, target_id text, policy_version int, issuer text, self_contained boolean,
              revocability text, environment text, data_class text, binding text, actions text[], resource_ids text[], access jsonb,
-             requested_ttl_seconds int, ttl_seconds int,
-             ttl_bound text, downstream_name text, handle_sealed text, requested_by text, request_id text,
-             create_within_ms int, expires_ms bigint, decision_id text, determining text[], reasons jsonb, input jsonb,
-             input_hash text)) with ordinality as i (id, agent_id, owner_id, identity_id, task_id,
-             purpose_id, target_id, target_version, policy_version, issuer, self_contained,
+             requested_ttl_seconds int, ttl_seconds int, ttl_bound text, downstream_name text, handle_sealed text, requested_by text,
+             request_id text, create_within_ms int, expires_ms bigint, decision_id text, determining text[], reasons jsonb, input jsonb,
+             input_hash text)) with ordinality as i (generation, facts_until_ms, id, agent_id, owner_id,
+             identity_id, task_id, purpose_id, target_id, policy_version, issuer, self_contained,
              revocability, environment, data_class, binding, actions, resource_ids, access,
-             requested_ttl_seconds, ttl_seconds,
-             ttl_bound, downstream_name, handle_sealed, requested_by, request_id,
-             create_within_ms, expires_ms, decision_id, determining, reasons, input,
+             requested_ttl_seconds, ttl_seconds, ttl_bound, downstream_name, handle_sealed, requested_by,
+             request_id, create_within_ms, expires_ms, decision_id, determining, reasons, input,
              input_hash, ord)
   ), good as materialized (
     select i.* from item i
-      join tenants tn on tn.id = p_tenant and tn.state = 'active'
-      join tasks t on t.tenant_id = p_tenant and t.id = i.task_id and t.state = 'open' and t.agent_id = i.agent_id
-       and t.purpose_id = i.purpose_id and t.deadline >= i.expires_at and t.deadline > clock_timestamp()
-      join task_meters m on m.tenant_id = p_tenant and m.task_id = t.id
-       and (m.heartbeat_due_at is null or m.heartbeat_due_at > clock_timestamp())
-       and (t.max_credentials is null or m.issued + i.nth <= t.max_credentials)
-       and (t.max_live_seconds is null or m.issued_live_seconds + i.seconds <= t.max_live_seconds)
-       and (t.max_per_minute is null or i.nth + case when m.minute_starts_at > now() - interval '1 minute'
-            then m.issued_in_minute else 0 end <= t.max_per_minute)
-      join agents a on a.tenant_id = p_tenant and a.id = i.agent_id and a.state = 'active' and a.owner_id = i.owner_id
-      join owners o on o.tenant_id = p_tenant and o.id = a.owner_id and o.status = 'active'
-      join purposes p on p.tenant_id = p_tenant and p.id = i.purpose_id and p.state = 'approved' and p.review_by > now()
-       and p.expires_at >= i.expires_at
-      join targets g on g.tenant_id = p_tenant and g.id = i.target_id and g.state = 'active' and g.version = i.target_version
-      join owners go on go.tenant_id = p_tenant and go.id = g.owner_id and go.status = 'active'
-      join policy_sets ps on ps.tenant_id = p_tenant and ps.active and ps.policy_version = i.policy_version
-      left join identities n on n.tenant_id = p_tenant and n.id = i.identity_id
-      left join trust_sources s on s.tenant_id = p_tenant and s.id = n.trust_source_id
-     where not i.blocked and i.expires_at > clock_timestamp() and (i.identity_id is null or s.state = 'active')
+      cross join lateral (select from tasks t join task_meters m on m.tenant_id = p_tenant and m.task_id = i.task_id
+       where t.tenant_id = p_tenant and t.id = i.task_id and t.state = 'open' and t.agent_id = i.agent_id
+         and t.purpose_id = i.purpose_id and t.deadline >= i.expires_at
+         and (m.heartbeat_due_at is null or m.heartbeat_due_at > clock_timestamp())
+         and (t.max_credentials is null or m.issued + i.nth <= t.max_credentials)
+         and (t.max_live_seconds is null or m.issued_live_seconds + i.seconds <= t.max_live_seconds)
+         and (t.max_per_minute is null or i.nth + case when m.minute_starts_at > now() - interval '1 minute'
+              then m.issued_in_minute else 0 end <= t.max_per_minute)
+      offset 0) t
+     where i.generation = present and not i.blocked and i.expires_at > clock_timestamp()
+       and to_timestamp(i.facts_until_ms / 1000.0) > clock_timestamp()
   ), decided as (
     insert into decisions (tenant_id, id, agent_id, task_id, outcome, policy_version, determining, reasons, input, input_hash)
     select p_tenant, g.decision_id, g.agent_id, g.task_id, 'allow', g.policy_version,
@@ -180,14 +205,13 @@ begin
         case when g.self_contained then 'active' else 'pending' end, g.requested_by, 'minted',
         case when g.self_contained then g.expires_at else g.create_by end,
         case when g.self_contained then now() end
-      from good g
-    returning task_id, ttl_seconds
+      from (select x.*, clock_timestamp() + make_interval(secs => x.create_within_ms / 1000.0) as create_by from good x) g
   ), counted as (
     update task_meters m set
         issued = m.issued + n.number, issued_live_seconds = m.issued_live_seconds + n.seconds,
         issued_in_minute = n.number + case when m.minute_starts_at > now() - interval '1 minute' then m.issued_in_minute else 0 end,
         minute_starts_at = case when m.minute_starts_at > now() - interval '1 minute' then m.minute_starts_at else now() end
-      from (select c.task_id, count(*)::int as number, sum(c.ttl_seconds)::bigint as seconds from minted c group by 1) n
+      from (select c.task_id, count(*)::int as number, sum(c.ttl_seconds)::bigint as seconds from good c group by 1) n
      where m.tenant_id = p_tenant and m.task_id = n.task_id
   )
   select i.ord::int, case when i.blocked then 'blocked' when g.ord is null then 'changed' else 'committed' end
@@ -242,20 +266,23 @@ create function mayfly.introspect(p_tenant text, p_items jsonb) returns table (o
 begin
   perform set_config('mayfly.tenant', p_tenant, true);
   return query
-  select i.ord::int, case when c.id is null then null else json_build_object(
-      'active', c.state = 'active' and c.expires_at > clock_timestamp() and t.state = 'open' and t.deadline > clock_timestamp()
-        and (m.heartbeat_due_at is null or m.heartbeat_due_at > clock_timestamp())
-        and a.state = 'active' and o.status = 'active' and tn.state = 'active',
-      'target_id', c.target_id,
+  select i.ord::int, json_build_object('generation', gn.generation,
+      'active', coalesce(c.state = 'active' and c.expires_at > clock_timestamp() and t.state = 'open' and t.deadline > clock_timestamp()
+        and (t.heartbeat_due_at is null or t.heartbeat_due_at > clock_timestamp())
+        and a.state = 'active' and a.owner_status = 'active' and tn.state = 'active', false),
       'caller_serves', exists (select from relationships r where r.tenant_id = p_tenant and r.relation = 'serves'
-        and r.subject = i.caller and r.object = c.target_id)) end
+        and r.subject = i.caller and r.object = c.target_id))
     from rows from (jsonb_to_recordset(p_items) as (id text, caller text)) with ordinality as i (id, caller, ord)
+    join generations gn on gn.tenant_id = p_tenant
     join tenants tn on tn.id = p_tenant
-    left join credentials c on c.tenant_id = p_tenant and c.id = i.id
-    left join tasks t on t.tenant_id = p_tenant and t.id = c.task_id
-    left join task_meters m on m.tenant_id = p_tenant and m.task_id = c.task_id
-    left join agents a on a.tenant_id = p_tenant and a.id = c.agent_id
-    left join owners o on o.tenant_id = p_tenant and o.id = a.owner_id;
+    left join lateral (select x.id, x.state, x.expires_at, x.target_id, x.task_id, x.agent_id from credentials x
+      where x.tenant_id = p_tenant and x.id = i.id offset 0) c on true
+    left join lateral (select x.state, x.deadline, y.heartbeat_due_at from tasks x
+      join task_meters y on y.tenant_id = p_tenant and y.task_id = c.task_id
+      where x.tenant_id = p_tenant and x.id = c.task_id offset 0) t on true
+    left join lateral (select x.state, y.status as owner_status from agents x
+      join owners y on y.tenant_id = p_tenant and y.id = x.owner_id
+      where x.tenant_id = p_tenant and x.id = c.agent_id offset 0) a on true;
 end $$;
 
 -- Events that describe no row of ours: refused requests and refused proofs. Items: {type, actor, …, data}.
@@ -278,8 +305,8 @@ declare
   f regprocedure;
 begin
   for f in select p.oid::regprocedure from pg_proc p where p.pronamespace = 'mayfly'::regnamespace
-      and p.proname in ('authenticate', 'mint_load', 'mint_commit', 'mint_activate', 'introspect') loop
+      and p.proname in ('authenticate', 'current_generation', 'mint_task', 'mint_load', 'mint_commit', 'mint_activate', 'introspect') loop
     execute format('alter function %s set plan_cache_mode = force_generic_plan set join_collapse_limit = 1 set enable_seqscan = off
-      set enable_hashjoin = off set enable_mergejoin = off set enable_material = off', f);
+      set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off set enable_material = off', f);
   end loop;
 end $$;

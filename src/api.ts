@@ -2,7 +2,6 @@ import { auditEndpoints } from "./audit/audit.routes.ts";
 import type { Broker } from "./broker.ts";
 import { credentialEndpoints, MINT_PATH, recordedByMint } from "./credentials/credentials.routes.ts";
 import { introspectionEndpoints } from "./credentials/introspection.routes.ts";
-import { createIdempotencyStore } from "./db/idempotency.ts";
 import type { Endpoint } from "./http/endpoint.ts";
 import { createHttpServer } from "./http/server.ts";
 import { createAuthenticator } from "./identity/authenticate.ts";
@@ -60,9 +59,7 @@ export async function startApi(broker: Broker, options: { readonly validateRepli
   const server = createHttpServer({
     endpoints: allEndpoints(broker),
     authenticate: createAuthenticator({ ...broker, now: () => new Date() }),
-    idempotency: createIdempotencyStore((tenantId, work) =>
-      db.withTenant({ tenantId, actor: "mayfly:idempotency" }, work),
-    ),
+    idempotency: broker.idempotency,
     log,
     metrics: broker.metrics.registry,
     health: { database: () => db.check(), queue: () => broker.queue.check() },

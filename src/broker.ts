@@ -2,9 +2,11 @@ import { hkdfSync } from "node:crypto";
 import { createRecorder, type RecordEvent } from "./audit/record.ts";
 import type { Config } from "./config.ts";
 import { type IntrospectSql, introspectSql } from "./credentials/introspect.ts";
-import { type MintSql, mintSql } from "./credentials/mint.ts";
+import { type MintSql, mintSql } from "./credentials/mint-sql.ts";
 import { type Db, openDatabase } from "./db/database.ts";
+import { createIdempotencyStore } from "./db/idempotency.ts";
 import { openEmbeddedStack, openStack, type Stack } from "./db/stack.ts";
+import type { IdempotencyStore } from "./http/idempotency.ts";
 import { createPager, type Pager } from "./http/page.ts";
 import { createKeyCache, type KeyCache } from "./identity/key-cache.ts";
 import { createSafeFetch, type SafeFetch } from "./identity/safe-fetch.ts";
@@ -39,6 +41,7 @@ export interface Broker extends AsyncDisposable {
   readonly handles: Sealer;
   readonly targetConfigs: Sealer;
   readonly pager: Pager;
+  readonly idempotency: IdempotencyStore;
   readonly record: RecordEvent;
   readonly metrics: Metrics;
   readonly sql: MintSql;
@@ -90,7 +93,11 @@ export async function openBroker(config: Config, log: Log): Promise<Broker> {
       targets,
       handles: createSealer(kek, "handle"),
       targetConfigs,
-      pager: createPager(Buffer.from(hkdfSync("sha256", kek, Buffer.alloc(0), "mayfly/page-token/v1", 32))),
+      pager: createPager(macKeyOf(kek, "page-token")),
+      idempotency: createIdempotencyStore(
+        (tenantId, work) => db.withTenant({ tenantId, actor: "mayfly:idempotency" }, work),
+        macKeyOf(kek, "idempotency"),
+      ),
       record: createRecorder(db),
       metrics,
       sql: mintSql(db),
@@ -113,6 +120,11 @@ export async function openBroker(config: Config, log: Log): Promise<Broker> {
     for (const part of closing) await part[Symbol.asyncDispose]();
     throw error;
   }
+}
+
+/** The key of one use, made from the key encryption key: the same in every process, and of no use for anything else. */
+function macKeyOf(kek: Uint8Array, use: string): Uint8Array {
+  return Buffer.from(hkdfSync("sha256", kek, Buffer.alloc(0), `mayfly/${use}/v1`, 32));
 }
 
 async function stackOf(config: Config): Promise<Stack> {

@@ -20,6 +20,9 @@ export interface CheckedMint {
   /** One entry per (action, resource), each with what it means to the issuer. */
   readonly grants: readonly { readonly action: PolicyAction; readonly access: unknown }[];
   readonly nowMs: number;
+  readonly generation: number;
+  /** Until when all this holds by the clock alone, if nobody changes a record. */
+  readonly trueUntilMs: number;
 }
 
 /**
@@ -57,6 +60,8 @@ export function checkRecords(facts: MintFacts, request: MintRequest): CheckedMin
     relationships: facts.relationships,
     grants,
     nowMs: facts.now_ms,
+    generation: facts.generation,
+    trueUntilMs: Math.min(task.deadline_ms, purpose.expires_ms, purpose.review_by_ms),
   };
 }
 

@@ -129,6 +129,7 @@ export function credentialEndpoints(deps: CredentialDeps): Endpoint[] {
       summary: "Mint a credential for one task",
       tag: "credentials",
       allow: ["agent"],
+      remembersCaller: true,
       body,
       idempotency: "own",
       replies: { 201: mintedReply },
@@ -239,16 +240,17 @@ export function credentialEndpoints(deps: CredentialDeps): Endpoint[] {
 }
 
 async function handleMint(deps: CredentialDeps, call: Call<unknown, unknown, MintRequest>): Promise<Reply> {
-  const { principal, body, requestId, idempotencyKey } = call;
+  const { principal, body, requestId, idempotencyKey, authenticateAgain } = call;
+  const context = { requestId, authenticateAgain };
   const { agentId } = principal;
   if (agentId === undefined) throw new MayflyError("forbidden", "only an agent mints, and only for itself");
   const agent = { ...principal, agentId };
   try {
     const minted =
       idempotencyKey === undefined
-        ? await mint(deps, agent, body, { requestId })
+        ? await mint(deps, agent, body, context)
         : await mintOnce(deps.db, principal, { key: idempotencyKey, payload: body, requestId }, (credentialId) =>
-            mint(deps, agent, body, { requestId, credentialId }),
+            mint(deps, agent, body, { ...context, credentialId }),
           );
     deps.onMint?.("minted", minted.issuer);
     return { status: 201, body: toMinted(minted), headers: { location: `/v1/credentials/${minted.id}` } };

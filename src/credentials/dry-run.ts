@@ -6,8 +6,8 @@ import { idSchema } from "../lib/wire.ts";
 import type { Policies } from "../policy/policies.ts";
 import { checkRecords, type TtlLimits } from "./check-records.ts";
 import { decideMint } from "./decide-mint.ts";
-import type { MintSql } from "./mint.ts";
 import type { MintRequest } from "./mint-facts.ts";
+import type { MintSql } from "./mint-sql.ts";
 
 /** What would happen, and why. */
 export const dryRunReply = z.strictObject({
@@ -49,7 +49,7 @@ export async function dryRun(
   const agentId = principal.agentId ?? asked.agent_id;
   if (agentId === undefined) throw invalid("/agent_id", "is needed: a mint is always by an agent");
   const { agent_id: _, ...request } = asked;
-  const { facts } = await deps.sql.load(principal.tenantId, { agent_id: agentId, ...request });
+  const facts = await deps.sql.facts(principal.tenantId, agentId, request);
   try {
     const checked = checkRecords(facts, request);
     const { decision, lifetime } = await decideMint(deps, principal, checked, request);

@@ -1,5 +1,5 @@
 import type { Db } from "../db/database.ts";
-import type { Principal } from "../identity/principal.ts";
+import type { RememberedCaller } from "../identity/principal.ts";
 import { ACCESS_TOKEN_TYP } from "../issuers/registry.ts";
 import type { SigningKeys } from "../keys/signing-keys.ts";
 import { isId } from "../lib/ids.ts";
@@ -14,7 +14,7 @@ export type IntrospectSql = (
   tenantId: string,
   item: { readonly id: string; readonly caller: string | null },
 ) => Promise<{
-  readonly facts: { readonly active: boolean; readonly target_id: string; readonly caller_serves: boolean } | null;
+  readonly facts: { readonly generation: number; readonly active: boolean; readonly caller_serves: boolean };
 }>;
 
 export function introspectSql(db: Db): IntrospectSql {
@@ -32,14 +32,18 @@ const shown = ["iss", "sub", "client_id", "aud", "exp", "iat", "jti", "scope", "
  * read at this moment (invariant 4). A tool that is an agent of ours learns only about tokens for targets that it
  * serves (relationship `serves`); for the rest it gets the answer that an unknown token gets.
  */
-export async function introspect(deps: IntrospectDeps, principal: Principal, token: string): Promise<object> {
-  if (token.length > 8192) return inactive;
-  const claims = await deps.keys.verify(principal.tenantId, token, ACCESS_TOKEN_TYP);
-  if (claims === undefined || claims["iss"] !== deps.issuerUrl(principal.tenantName)) return inactive;
-  const id = claims["jti"];
-  if (typeof id !== "string" || !isId("credential", id)) return inactive;
+export async function introspect(
+  deps: IntrospectDeps,
+  { principal, authenticateAgain }: RememberedCaller,
+  token: string,
+): Promise<object> {
+  const claims = token.length > 8192 ? undefined : await deps.keys.verify(principal.tenantId, token, ACCESS_TOKEN_TYP);
+  const jti = claims?.["iss"] === deps.issuerUrl(principal.tenantName) ? claims["jti"] : undefined;
+  const id = typeof jti === "string" && isId("credential", jti) ? jti : "";
   const { facts } = await deps.sql(principal.tenantId, { id, caller: principal.agentId ?? null });
-  if (facts === null || !facts.active) return inactive;
+  if (facts.generation !== principal.generation && (await authenticateAgain()).agentId !== principal.agentId)
+    return inactive;
+  if (claims === undefined || !facts.active) return inactive;
   if (principal.agentId !== undefined && !facts.caller_serves) return inactive;
   return {
     active: true,

@@ -11,13 +11,14 @@ export function introspectionEndpoints(deps: IntrospectDeps): Endpoint[] {
       summary: "Whether a token that Mayfly signed is alive at this moment",
       tag: "oauth",
       allow: ["agent", "orchestrator", "auditor", "admin"],
+      remembersCaller: true,
       bodyKind: "form",
       errors: "oauth",
       // RFC 6749 §3.2: unknown parameters are ignored, here and at every OAuth endpoint.
       body: z.object({ token: z.string().min(1), token_type_hint: z.string().optional() }),
       replies: { 200: z.looseObject({ active: z.boolean() }) },
-      async handle({ principal, body }) {
-        return { status: 200, body: await introspect(deps, principal, body.token) };
+      async handle(call) {
+        return { status: 200, body: await introspect(deps, call, call.body.token) };
       },
     }),
   ];

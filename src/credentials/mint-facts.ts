@@ -4,6 +4,8 @@ import type { ActionClass, AgentKind, Classification, Environment, Risk } from "
 
 /** What `mayfly.mint_load` answers: everything that a mint is judged by, read in one statement. Times are database milliseconds. */
 export interface MintFacts {
+  /** Of the registry: as long as it is the same, so are all these facts but the task's. */
+  readonly generation: number;
   readonly now_ms: number;
   readonly tenant_state: "active" | "suspended";
   readonly policy_version: number | null;
@@ -19,6 +21,7 @@ export interface MintFacts {
   readonly task: {
     readonly id: Id<"task">;
     readonly agent_id: Id<"agent">;
+    readonly purpose_id: Id<"purpose">;
     readonly state: "open" | "paused" | "ended";
     readonly deadline_ms: number;
     readonly heartbeat_due_ms: number | null;

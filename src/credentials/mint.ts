@@ -21,7 +21,8 @@ import {
   type TtlLimits,
 } from "./check-records.ts";
 import { decideMint } from "./decide-mint.ts";
-import type { MintFacts, MintRequest } from "./mint-facts.ts";
+import type { MintRequest } from "./mint-facts.ts";
+import type { IntentSql, MintSql } from "./mint-sql.ts";
 import { takeBack } from "./take-back.ts";
 
 /** What a mint needs. */
@@ -37,23 +38,6 @@ export interface MintDeps {
   readonly issuerUrl: (tenantName: string) => string;
   readonly log: Log;
   readonly sql: MintSql;
-}
-
-/** The batched statements of a mint (migrations/0004). */
-export interface MintSql {
-  load(tenantId: string, item: object): Promise<{ readonly facts: MintFacts }>;
-  commit(tenantId: string, item: object): Promise<{ readonly outcome: "committed" | "changed" | "blocked" }>;
-  activate(tenantId: string, item: object): Promise<{ readonly outcome: "active" | "gone" }>;
-  deny(tenantId: string, item: object): Promise<unknown>;
-}
-
-export function mintSql(db: Db): MintSql {
-  return {
-    load: db.batched("mint_load"),
-    commit: db.batched("mint_commit"),
-    activate: db.batched("mint_activate"),
-    deny: db.batched("record_denial"),
-  };
 }
 
 /** What the caller is told about a credential that was just minted; `secret` is in this answer and nowhere else. */
@@ -82,11 +66,18 @@ export interface Plan {
 /** `credentialId`: the id that an Idempotency-Key already stands for; a new one when absent. */
 export interface MintContext {
   readonly requestId: string;
+  /** Who calls, as the registry says it now: asked when the registry has changed since the caller was let in. */
+  readonly authenticateAgain: () => Promise<Principal>;
   readonly credentialId?: Id<"credential"> | undefined;
 }
 
-/** Records that changed between the read and the commit are read again; more often than this means a storm. */
-const MAX_ROUNDS = 3;
+/** Registry facts that changed between the read and the commit are read again, so often; then they are held still. */
+const HOPEFUL_ROUNDS = 4;
+
+type AgentPrincipal = Principal & { readonly agentId: Id<"agent"> };
+
+/** What comes after the intent is committed. */
+type Finish = () => Promise<Minted>;
 
 /**
  * Mints one credential for one task, or throws: `denied` with every reason, `not_found`, `target_*` when the far side
@@ -96,42 +87,67 @@ const MAX_ROUNDS = 3;
  */
 export async function mint(
   deps: MintDeps,
-  principal: Principal & { readonly agentId: Id<"agent"> },
+  caller: AgentPrincipal,
   request: MintRequest,
   context: MintContext,
 ): Promise<Minted> {
-  for (let round = 1; round <= MAX_ROUNDS; round += 1) {
-    const { facts } = await deps.sql.load(principal.tenantId, { agent_id: principal.agentId, ...request });
-    const checked = checkRecords(facts, request);
-    const judged = await decideMint(deps, principal, checked, request);
-    if (judged.decision.outcome !== "allow") throw new PolicyRefusal(judged.decision);
-    const plan: Plan = {
-      id: context.credentialId ?? newId("credential"),
-      decisionId: newId("decision"),
-      checked,
-      ...judged,
-    };
-    const minted = selfContainedIssuer(checked.target.issuer)
-      ? await mintToken(deps, principal, request, plan, context)
-      : await mintDownstream(deps, principal, request, plan, context);
-    if (minted !== undefined) {
-      deps.wakeUps.at(new Date(plan.lifetime.expiresMs));
-      return minted;
-    }
-  }
-  throw new MayflyError("unavailable", "the records changed again and again while the credential was being minted", {
-    retryAfterSeconds: 1,
-  });
+  let finish: Finish | undefined;
+  for (let round = 1; finish === undefined && round <= HOPEFUL_ROUNDS; round += 1)
+    finish = await intend(deps, deps.sql, caller, request, context);
+  finish ??= await deps.sql.standingStill(caller.tenantId, (sql) => intend(deps, sql, caller, request, context));
+  if (finish === undefined)
+    throw new MayflyError("unavailable", "the task changed again and again while the credential was being minted", {
+      retryAfterSeconds: 1,
+    });
+  const minted = await finish();
+  deps.wakeUps.at(new Date(minted.lifetime.expiresMs));
+  return minted;
 }
 
-/** A JWT is signed first and leaves only after the commit: two round trips in all. Undefined when a record changed. */
+/** Decides on the facts and commits the intent. Undefined when a fact was another by then: nothing has happened. */
+async function intend(
+  deps: MintDeps,
+  sql: IntentSql,
+  caller: AgentPrincipal,
+  request: MintRequest,
+  context: MintContext,
+): Promise<Finish | undefined> {
+  const facts = await sql.facts(caller.tenantId, caller.agentId, request);
+  let principal = caller;
+  // The caller and the facts must be of one generation: it is what the commit compares.
+  if (facts.generation !== caller.generation) {
+    principal = sameAgent(await context.authenticateAgain(), caller);
+    if (facts.generation !== principal.generation) return undefined;
+  }
+  const checked = checkRecords(facts, request);
+  const judged = await decideMint(deps, principal, checked, request);
+  if (judged.decision.outcome !== "allow") throw new PolicyRefusal(judged.decision);
+  const plan: Plan = {
+    id: context.credentialId ?? newId("credential"),
+    decisionId: newId("decision"),
+    checked,
+    ...judged,
+  };
+  return selfContainedIssuer(checked.target.issuer)
+    ? mintToken(deps, sql, principal, request, plan, context)
+    : mintDownstream(deps, sql, principal, request, plan, context);
+}
+
+function sameAgent(again: Principal, { agentId }: AgentPrincipal): AgentPrincipal {
+  if (again.agentId !== agentId)
+    throw new MayflyError("forbidden", "the identity was bound to another agent while the credential was being minted");
+  return { ...again, agentId };
+}
+
+/** A JWT is signed first and leaves only after the commit: two round trips in all. */
 async function mintToken(
   deps: MintDeps,
-  principal: Principal & { readonly agentId: Id<"agent"> },
+  sql: IntentSql,
+  principal: AgentPrincipal,
   request: MintRequest,
   plan: Plan,
   context: MintContext,
-): Promise<Minted | undefined> {
+): Promise<Finish | undefined> {
   const { checked, lifetime: life } = plan;
   const issuer = selfContainedIssuer(checked.target.issuer);
   if (issuer === undefined) throw new MayflyError("internal", "the issuer is not self-contained");
@@ -156,33 +172,36 @@ async function mintToken(
     txn: plan.decisionId,
     ...claims,
   });
-  const { outcome } = await deps.sql.commit(principal.tenantId, {
+  const { outcome } = await sql.commit(principal.tenantId, {
     ...intent(deps, principal, request, plan, context),
     self_contained: true,
     revocability: issuer.revocability,
   });
   if (outcome === "blocked") throw blocked();
   if (outcome === "changed") return undefined;
-  return answer(plan, issuer.revocability, life.ttlSeconds, {
-    access_token: new Secret(token),
-    token_type: "Bearer",
-    expires_in: life.ttlSeconds,
-  });
+  const secret = { access_token: new Secret(token), token_type: "Bearer", expires_in: life.ttlSeconds };
+  return async () => answer(plan, issuer.revocability, life.ttlSeconds, secret);
 }
 
-/** Intent, effect, activation. Undefined when a record changed before the intent. */
+/** Intent, and then effect and activation. */
 async function mintDownstream(
   deps: MintDeps,
-  principal: Principal & { readonly agentId: Id<"agent"> },
+  sql: IntentSql,
+  principal: AgentPrincipal,
   request: MintRequest,
   plan: Plan,
   context: MintContext,
-): Promise<Minted | undefined> {
+): Promise<Finish | undefined> {
   const { checked } = plan;
   const { id: targetId, version } = checked.target;
-  const { issuer, client, config } = await deps.targets.connect(principal.tenantId, targetId, version);
+  const { issuer, client, config } = await deps.targets.connect(
+    principal.tenantId,
+    targetId,
+    version,
+    sql.inTransaction,
+  );
   const { downstreamName, handle } = issuer.name(plan.id, config);
-  const { outcome } = await deps.sql.commit(principal.tenantId, {
+  const { outcome } = await sql.commit(principal.tenantId, {
     ...intent(deps, principal, request, plan, context),
     self_contained: false,
     revocability: issuer.revocability,
@@ -192,21 +211,23 @@ async function mintDownstream(
   if (outcome === "blocked") throw blocked();
   if (outcome === "changed") return undefined;
 
-  try {
-    const issued = await issue(deps, issuer, client, plan, downstreamName, handle);
-    const activated = await deps.sql.activate(principal.tenantId, {
-      id: plan.id,
-      ...(issued.expiresAt === undefined ? {} : { expires_ms: issued.expiresAt.getTime() }),
-    });
-    // Ended, revoked or swept meanwhile: the row knows, the worker takes it back, and no secret leaves.
-    if (activated.outcome !== "active")
-      throw denied([{ code: "taken_back", detail: "the credential was taken back while it was being made" }]);
-    const bound = issuer.revocability === "expiry" ? plan.lifetime.ttlSeconds : issuer.effectiveBoundSeconds;
-    return answer(plan, issuer.revocability, bound, issued.secret);
-  } catch (error) {
-    await abandon(deps, principal, plan.id, context);
-    throw error;
-  }
+  return async () => {
+    try {
+      const issued = await issue(deps, issuer, client, plan, downstreamName, handle);
+      const activated = await deps.sql.activate(principal.tenantId, {
+        id: plan.id,
+        ...(issued.expiresAt === undefined ? {} : { expires_ms: issued.expiresAt.getTime() }),
+      });
+      // Ended, revoked or swept meanwhile: the row knows, the worker takes it back, and no secret leaves.
+      if (activated.outcome !== "active")
+        throw denied([{ code: "taken_back", detail: "the credential was taken back while it was being made" }]);
+      const bound = issuer.revocability === "expiry" ? plan.lifetime.ttlSeconds : issuer.effectiveBoundSeconds;
+      return answer(plan, issuer.revocability, bound, issued.secret);
+    } catch (error) {
+      await abandon(deps, principal, plan.id, context);
+      throw error;
+    }
+  };
 }
 
 function issue(
@@ -259,7 +280,8 @@ function intent(deps: MintDeps, principal: Principal, request: MintRequest, plan
     task_id: checked.task.id,
     purpose_id: checked.purpose.id,
     target_id: checked.target.id,
-    target_version: checked.target.version,
+    generation: checked.generation,
+    facts_until_ms: checked.trueUntilMs,
     policy_version: checked.policyVersion,
     issuer: checked.target.issuer,
     environment: checked.grants[0]?.action.resource.environment,

@@ -80,8 +80,8 @@ export async function revokeOne(
  * The kill switch: takes back every live credential that the selector meets, in one statement, and lets no new one of
  * the kind through for `blockSeconds`; or only counts them (`preview`), by agent, target and task.
  *
- * The tenant's row is locked first, as every mint does: a mint in flight either committed before (and is taken back) or
- * sees the block.
+ * The tenant's gate is taken first, which every mint shares: a mint in flight either committed before (and is taken back)
+ * or sees the block.
  */
 export async function revokeBySelector(
   db: Db,
@@ -98,7 +98,7 @@ export async function revokeBySelector(
   if (Object.values(selector).every((value) => value === undefined))
     throw invalid("/selector", "must name at least one thing; for every credential of the tenant say everything: true");
   return db.withTenant({ tenantId, actor: principal.subject, requestId }, async (tx) => {
-    if (!preview) await tx.selectFrom("tenants").select("id").where("id", "=", tenantId).forNoKeyUpdate().execute();
+    if (!preview) await sql`select pg_advisory_xact_lock(mayfly.gate(${tenantId}))`.execute(tx);
     const blast = await countLive(tx, tenantId, selector);
     if (preview) return { preview, ...blast };
     const id = newId("revocation");

@@ -1,3 +1,4 @@
+import { createHmac } from "node:crypto";
 import { sql } from "kysely";
 import {
   type Begun,
@@ -6,6 +7,7 @@ import {
   type IdempotencyStore,
   type StoredReply,
 } from "../http/idempotency.ts";
+import { canonicalJson } from "../lib/canonical-json.ts";
 import type { Tx } from "./database.ts";
 
 /** Runs `work` in a transaction that sees this tenant alone. */
@@ -25,10 +27,18 @@ interface KeyRow {
 /**
  * Idempotency keys in Postgres (`idempotency_keys`). Each call is a transaction of its own: the key is locked before
  * the work begins and committed, so it holds across processes. The primary key decides between concurrent firsts.
+ *
+ * A body may hold a password, which its plain hash would let a reader of the table guess. What is kept of a fingerprint
+ * is its MAC with its scope. `macKey` has 32 bytes, the same in every process of a deployment.
  */
-export function createIdempotencyStore(runInTenant: RunInTenant): IdempotencyStore {
+export function createIdempotencyStore(runInTenant: RunInTenant, macKey: Uint8Array): IdempotencyStore {
+  if (macKey.byteLength !== 32) throw new RangeError("the idempotency key must be 32 bytes");
+  const macOf = ({ tenantId, subject, route, key }: IdempotencyScope, fingerprint: string): string =>
+    createHmac("sha256", macKey)
+      .update(canonicalJson([tenantId, subject, route, key, fingerprint]))
+      .digest("hex");
   return {
-    begin: (scope, fingerprint) => runInTenant(scope.tenantId, (tx) => begin(tx, scope, fingerprint)),
+    begin: (scope, fingerprint) => runInTenant(scope.tenantId, (tx) => begin(tx, scope, macOf(scope, fingerprint))),
 
     finish: (scope, lease, { status, ...reply }) =>
       runInTenant(scope.tenantId, async (tx) => {

@@ -62,7 +62,10 @@ export function idempotencyKeyOf(req: Request): string | undefined {
   throw invalid("#/header/idempotency-key", "must be 1 to 255 visible ASCII characters, in double quotes");
 }
 
-/** What the key is bound to: the path and query that were sent, and every byte of the body. */
+/**
+ * What the key is bound to: the path and query that were sent, and every byte of the body. A plain hash, from which a
+ * password in the body could be guessed: a store that outlives the process keeps a MAC of it.
+ */
 export function fingerprintOf(req: Request, raw: Uint8Array): string {
   const question = req.originalUrl.indexOf("?");
   const query = question < 0 ? "" : req.originalUrl.slice(question);

@@ -1,5 +1,5 @@
 import type { IncomingHttpHeaders } from "node:http";
-import type { Principal } from "../identity/principal.ts";
+import type { Certainty, Principal } from "../identity/principal.ts";
 import { type ErrorCode, MayflyError, type Reason } from "../lib/errors.ts";
 import type { Answer } from "./answer.ts";
 import type { Endpoint, RequestFacts } from "./endpoint.ts";
@@ -14,7 +14,11 @@ import { DEFAULT_BODY_LIMIT_BYTES, readRawBody } from "./read-body.ts";
 import { assertDeclared, replyAnswer } from "./reply.ts";
 
 /** Says who calls, or throws MayflyError `unauthenticated`. `request` is for proofs bound to method and path. */
-export type Authenticate = (headers: IncomingHttpHeaders, request: RequestFacts) => Promise<Principal>;
+export type Authenticate = (
+  headers: IncomingHttpHeaders,
+  request: RequestFacts,
+  certainty: Certainty,
+) => Promise<Principal>;
 
 /** A refusal, as data for the audit. It holds pointers, never values. */
 export interface Refusal {
@@ -59,20 +63,23 @@ export function runEndpoint(endpoint: Endpoint, deps: RunDeps): Run {
     const { req, requestId } = exchange;
     assertHeadersOnce(req);
     const request = factsOf(exchange);
-    let principal: Principal = nobody;
-    if (endpoint.allow !== "public") {
-      principal = await deps.authenticate(req.headers, request);
-      exchange.principal = principal;
-      if (!principal.roles.some((role) => endpoint.allow.includes(role))) {
-        throw new MayflyError("forbidden", `this needs one of the roles: ${endpoint.allow.join(", ")}`);
+    const authenticate = async (certainty: Certainty): Promise<Principal> => {
+      const caller = await deps.authenticate(req.headers, request, certainty);
+      exchange.principal = caller;
+      if (!caller.roles.some((role) => endpoint.allow.includes(role))) {
+        throw new MayflyError("forbidden", `this needs one of the roles: ${[...endpoint.allow].join(", ")}`);
       }
-    }
+      return caller;
+    };
+    const authenticateAgain = () => authenticate("again");
+    const isPublic = endpoint.allow === "public";
+    const principal = isPublic ? nobody : await authenticate(endpoint.remembersCaller ? "remembered" : "now");
     const ifMatch = endpoint.conditional === true ? ifMatchOf(req) : undefined;
     const raw = await readRawBody(req, endpoint.bodyLimitBytes ?? DEFAULT_BODY_LIMIT_BYTES);
     const { params, query, body } = parse(exchange, raw);
     const idempotencyKey = honoursKey ? idempotencyKeyOf(req) : undefined;
     const work = async () => {
-      const call = { principal, params, query, body, ifMatch, idempotencyKey, requestId, request };
+      const call = { principal, params, query, body, ifMatch, idempotencyKey, requestId, request, authenticateAgain };
       const reply = await endpoint.handle({ ...call, signal: exchange.signal });
       if (deps.validateReplies) assertDeclared(endpoint, reply);
       return replyAnswer(endpoint, reply, req);

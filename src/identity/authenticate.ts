@@ -8,10 +8,12 @@ import { type Id, SYSTEM_TENANT } from "../lib/ids.ts";
 import { ADMIN_TOKEN_TYP, verifyAdminToken } from "./admin-token.ts";
 import { type ClaimCondition, mappedRoles, meetsCondition } from "./claim-conditions.ts";
 import type { KeyCache } from "./key-cache.ts";
-import type { Principal } from "./principal.ts";
+import { createKnownCallers, type KnownCaller } from "./known-callers.ts";
+import type { Certainty, Principal } from "./principal.ts";
+import type { SignatureAlgorithm } from "./public-jwk.ts";
 import { tenantIssuer, tenantNameOf } from "./tenant-issuer.ts";
 import { type TrustSource, trustSourceSchema } from "./trust-source.ts";
-import { peekToken, type VerifiedToken, verifyToken } from "./verify-token.ts";
+import { type PeekedToken, peekToken, type VerifiedToken, verifyToken } from "./verify-token.ts";
 
 export interface AuthenticateDeps {
   readonly db: Db;
@@ -26,6 +28,7 @@ export interface AuthenticateDeps {
 export type Authenticator = (
   headers: IncomingHttpHeaders,
   request: { readonly method: string; readonly path: string },
+  certainty?: Certainty,
 ) => Promise<Principal>;
 
 interface Source {
@@ -36,6 +39,7 @@ interface Source {
 
 /** What `mayfly.authenticate` answers about a token whose signature is good. */
 interface AuthFacts {
+  readonly generation: number;
   readonly tenant_state: "active" | "suspended";
   readonly source_version: number | null;
   readonly source_state: "active" | "disabled" | null;
@@ -57,6 +61,8 @@ const MAX_ANCHORS = 40;
  */
 export function createAuthenticator(deps: AuthenticateDeps): Authenticator {
   const confirm = deps.db.batched<object, { facts: AuthFacts }>("authenticate");
+  const generationOf = deps.db.batched<null, { generation: string }>("current_generation");
+  const callers = createKnownCallers();
   const tenants = new Map<string, Id<"tenant">>();
   const sources = new Map<string, Source>();
 
@@ -90,7 +96,20 @@ export function createAuthenticator(deps: AuthenticateDeps): Authenticator {
     return source;
   };
 
-  const authenticateToken = async (token: string, at: { tenant: Id<"tenant"> }): Promise<Principal> => {
+  const knownCaller = async (token: string, certainty: Certainty): Promise<Principal | undefined> => {
+    const principal = await callers.find(token, deps.now().getTime());
+    if (principal === undefined || certainty === "remembered") return principal;
+    const { generation } = await generationOf(principal.tenantId, null);
+    return Number(generation) === principal.generation ? principal : undefined;
+  };
+
+  const authenticateToken = async (
+    token: string,
+    certainty: Certainty,
+    at: { tenant: Id<"tenant"> },
+  ): Promise<Principal> => {
+    const known = await knownCaller(token, certainty);
+    if (known !== undefined) return known;
     const peek = peekToken(token);
     if (!peek.ok) throw refusal(peek.refusal.code, peek.refusal.detail);
     const tenantName = tenantNameOf(deps.publicUrl(), peek.token.aud);
@@ -119,12 +138,32 @@ export function createAuthenticator(deps: AuthenticateDeps): Authenticator {
       }
       if (verified.token.confirmation.kind !== "bearer")
         throw refusal("token_binding_unproven", "the token is bound to a key, and no proof of possession was accepted");
-      const { facts } = await confirm(tenant, confirmation(source, verified.token));
+      const { singleUse } = verified.token;
+      const consume = certainty !== "again" ? singleUse : undefined;
+      const { facts } = await confirm(tenant, confirmation(source, verified.token, consume));
       if (facts.source_version !== source.version && !fresh) continue;
-      return principalOf(tenant, tenantName, source, verified.token, facts);
+      const principal = principalOf(tenant, tenantName, source, verified.token, facts);
+      if (singleUse === undefined)
+        callers.remember(token, knownCallerOf(principal, source, verified.token, peek.token));
+      return principal;
     }
     throw unknownIssuer();
   };
+
+  const knownCallerOf = (
+    principal: Principal,
+    source: Source,
+    token: VerifiedToken,
+    { kid, alg }: PeekedToken,
+  ): KnownCaller => ({
+    principal,
+    key: token.key,
+    findKey: () => deps.keyCache.keysOf(source)(kid, alg as SignatureAlgorithm),
+    untilMs: Math.min(
+      token.expiresAt.getTime(),
+      (token.issuedAt?.getTime() ?? Number.POSITIVE_INFINITY) + source.config.max_token_age_seconds * 1000,
+    ),
+  });
 
   const findSource = async (
     tenant: Id<"tenant">,
@@ -154,14 +193,15 @@ export function createAuthenticator(deps: AuthenticateDeps): Authenticator {
       throw refusal("token_signature_invalid", "this is not a valid admin token; print a new one");
     const { facts } = await confirm(tenant, { source_id: "", claims: {} });
     if (facts.tenant_state !== "active") throw tenantSuspended();
-    return { tenantId: tenant, tenantName, subject: admin.subject, roles: admin.roles, binding: "bearer" };
+    const { generation } = facts;
+    return { tenantId: tenant, tenantName, subject: admin.subject, roles: admin.roles, binding: "bearer", generation };
   };
 
-  return async (headers, request) => {
+  return async (headers, request, certainty = "now") => {
     const at: { tenant: Id<"tenant"> } = { tenant: SYSTEM_TENANT };
     try {
       const token = bearerOf(headers.authorization);
-      return await authenticateToken(token, at);
+      return await authenticateToken(token, certainty, at);
     } catch (error) {
       if (error instanceof MayflyError && error.code === "unauthenticated") {
         await deps.record(at.tenant, {
@@ -183,19 +223,19 @@ function bearerOf(authorization: string | undefined): string {
   return match[1];
 }
 
-function confirmation(source: Source, token: VerifiedToken): object {
+function confirmation(source: Source, token: VerifiedToken, consume: VerifiedToken["singleUse"]): object {
   const claims = Object.fromEntries(
     Object.entries(token.claims)
       .filter(([, value]) => typeof value === "string" && value.length <= 2048)
       .slice(0, MAX_ANCHORS),
   );
-  if (token.singleUse === undefined) return { source_id: source.id, claims };
+  if (consume === undefined) return { source_id: source.id, claims };
   return {
     source_id: source.id,
     source_version: source.version,
     claims,
-    jti_hash: createHash("sha256").update(token.singleUse.jti).digest("hex"),
-    jti_expires_ms: token.singleUse.keepUntil.getTime(),
+    jti_hash: createHash("sha256").update(consume.jti).digest("hex"),
+    jti_expires_ms: consume.keepUntil.getTime(),
   };
 }
 
@@ -215,7 +255,8 @@ function principalOf(
     identity.conditions.every((condition) => meetsCondition(condition, token.claims)),
   );
   const subject = `${source.id}|${token.subject}`;
-  const common = { tenantId: tenant, tenantName, binding: "bearer" as const, trustSourceId: source.id };
+  const { generation } = facts;
+  const common = { tenantId: tenant, tenantName, binding: "bearer" as const, generation, trustSourceId: source.id };
   const [identity, second] = matching;
   const roles = mappedRoles(source.config.role_mappings, token.claims);
   if (second !== undefined || (identity !== undefined && roles.length > 0))

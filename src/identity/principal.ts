@@ -14,8 +14,23 @@ export interface Principal {
   readonly subject: string;
   readonly roles: readonly Role[];
   readonly binding: Binding;
+  /** Of the tenant's registry, when it said so: as long as it is the same, all this is still true. */
+  readonly generation: number;
   /** Set when the caller is an agent: it acts only as itself. */
   readonly agentId?: Id<"agent">;
   readonly identityId?: Id<"identity">;
   readonly trustSourceId?: Id<"trustSource">;
+}
+
+/**
+ * How sure it has to be. `now`: true at this moment. `remembered`: may be from memory, and true only if the registry's
+ * generation is still the principal's; for endpoints that read the generation anyway, in the statement that does the
+ * work. `again`: true at this moment, for a token that this very request has been let in with.
+ */
+export type Certainty = "now" | "remembered" | "again";
+
+/** A principal that may be from memory, and the way to have it looked up again at this moment. */
+export interface RememberedCaller {
+  readonly principal: Principal;
+  readonly authenticateAgain: () => Promise<Principal>;
 }

@@ -45,6 +45,8 @@ export interface VerifiedToken {
    * the token, and remember it until `keepUntil`. The text of a token is no replay key: a signature has two spellings.
    */
   readonly singleUse: { readonly jti: string; readonly keepUntil: Date } | undefined;
+  /** The key that signed it. A set that no longer has this very key no longer vouches for the token. */
+  readonly key: CryptoKey;
 }
 
 export type Verification =
@@ -94,18 +96,20 @@ export async function verifyToken(token: string, source: TrustSource, options: V
   const decoding = decodeToken(token);
   if (!decoding.ok) return decoding;
   const decoded = decoding.token;
-  const refusal =
+  const early =
     checkAlgorithm(decoded, source) ??
     checkKind(decoded, source) ??
     checkIssuer(decoded.claims, source) ??
     checkAudience(decoded.claims, options.audience) ??
-    checkTimes(decoded.claims, source, options.now) ??
-    (await checkSignature(token, decoded, options.keys)) ??
-    checkDemands(decoded.claims, source);
-  if (refusal !== undefined) return { ok: false, refusal };
+    checkTimes(decoded.claims, source, options.now);
+  if (early !== undefined) return { ok: false, refusal: early };
+  const key = await signingKey(token, decoded, options.keys);
+  if ("code" in key) return { ok: false, refusal: key };
+  const late = checkDemands(decoded.claims, source);
+  if (late !== undefined) return { ok: false, refusal: late };
   const confirmation = confirmationOf(decoded.claims, source);
   if ("code" in confirmation) return { ok: false, refusal: confirmation };
-  return { ok: true, token: toVerifiedToken(decoded.claims, source, confirmation) };
+  return { ok: true, token: { ...toVerifiedToken(decoded.claims, source, confirmation), key } };
 }
 
 function checkAlgorithm(token: DecodedToken, source: TrustSource): Refusal | undefined {
@@ -156,7 +160,7 @@ function audienceOf(claims: Claims): string | Refusal {
     : refuse("token_claim_invalid", "aud must be a string or an array of exactly one string");
 }
 
-async function checkSignature(token: string, decoded: DecodedToken, findKeys: FindKeys): Promise<Refusal | undefined> {
+async function signingKey(token: string, decoded: DecodedToken, findKeys: FindKeys): Promise<CryptoKey | Refusal> {
   // checkAlgorithm has compared it with the source's list.
   const answer = await findKeys(decoded.kid, decoded.alg as SignatureAlgorithm);
   if ("refusal" in answer) return answer.refusal;
@@ -169,7 +173,7 @@ async function checkSignature(token: string, decoded: DecodedToken, findKeys: Fi
   for (const key of answer.keys) {
     const signed = await signedBytes(token, key, decoded.alg);
     // D13: what was read must be what was signed. Both come from one text; this line keeps it so.
-    if (signed !== undefined && decoded.payload.equals(signed)) return undefined;
+    if (signed !== undefined && decoded.payload.equals(signed)) return key;
   }
   return refuse("token_signature_invalid", "the signature is not by a key of the trust source");
 }
@@ -214,7 +218,7 @@ function confirmationOf(claims: Claims, source: TrustSource): Confirmation | Ref
   return source.binding === "dpop" ? { kind: "dpop", jkt: thumbprint } : { kind: "mtls", x5tS256: thumbprint };
 }
 
-function toVerifiedToken(claims: Claims, source: TrustSource, confirmation: Confirmation): VerifiedToken {
+function toVerifiedToken(claims: Claims, source: TrustSource, confirmation: Confirmation): Omit<VerifiedToken, "key"> {
   const { sub, exp, iat, jti } = claims as {
     readonly sub: string;
     readonly exp: number;

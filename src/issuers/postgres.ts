@@ -1,4 +1,4 @@
-import { randomBytes } from "node:crypto";
+import { randomBytes, randomInt } from "node:crypto";
 import { z } from "zod";
 import { MayflyError } from "../lib/errors.ts";
 import type { Id } from "../lib/ids.ts";
@@ -20,11 +20,12 @@ const config = z.strictObject({
   tls: z.enum(["disable", "verify-full"]),
   /** PEM. Absent: the well-known authorities. */
   ca: z.string().startsWith("-----BEGIN CERTIFICATE-----").max(65_536).optional(),
-  /** Tells the roles of two Mayfly deployments on one server apart. */
+  /** The prefix that tells this target's roles from all others on the server. Random unless given, so parse it once and store it. */
   deployment: z
     .string()
     .regex(/^[a-z0-9]{1,8}$/)
-    .default("main"),
+    .optional()
+    .transform((given) => given ?? Array.from({ length: 8 }, () => randomInt(36).toString(36)).join("")),
   /** Sessions that one credential may have at a time. */
   connection_limit: z.int().min(1).max(1000).default(5),
   /** PostgreSQL 14 and 15 are refused unless the admin has read why and says so (docs/issuers/postgres.md). */

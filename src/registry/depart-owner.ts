@@ -56,11 +56,14 @@ export async function departOwner(tx: Tx, { tenantId, subject }: Principal, owne
     .where("state", "in", ["active", "quarantined"])
     .execute();
 
-  const takingBack = { tenantId, by: subject, reason: "owner_departed" } as const;
+  // In one statement, so that it locks in the order of the kill switch, which knows no owner.
   const agentIds = agents.map(({ id }) => id);
   const targetIds = targets.map(({ id }) => id);
-  if (agentIds.length > 0) await takeBack(tx, (query) => query.where("agent_id", "in", agentIds), takingBack);
-  if (targetIds.length > 0) await takeBack(tx, (query) => query.where("target_id", "in", targetIds), takingBack);
+  await takeBack(
+    tx,
+    (query) => query.where(sql<boolean>`(agent_id = any(${agentIds}) or target_id = any(${targetIds}))`),
+    { tenantId, by: subject, reason: "owner_departed" },
+  );
 }
 
 /** Notes that an owner is back. Nothing that was suspended comes back with them: each is a decision of its own. */

@@ -59,7 +59,8 @@ export function purposeEndpoints(deps: CollectionDeps): Endpoint[] {
     },
     create: z.strictObject({ agent_id: idSchema("agent"), ...members }),
     update: atLeastOne(z.strictObject(members).partial()),
-    references: { agent_id: "agent", resource_ids: "resource", reviewer_id: "owner" },
+    // In the order of all locks (ARCHITECTURE.md).
+    references: { reviewer_id: "owner", agent_id: "agent", resource_ids: "resource" },
     referrers: [
       { table: "tasks", column: "purpose_id", words: "tasks" },
       { table: "credentials", column: "purpose_id", words: "credentials" },

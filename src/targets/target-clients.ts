@@ -15,11 +15,15 @@ export interface TargetConfig {
 export interface TargetClients extends AsyncDisposable {
   /** The configuration at this version, or the newest when `version` is left out. Throws `unavailable` when it cannot be opened. */
   config(tenantId: string, targetId: string, version?: number): Promise<TargetConfig>;
-  /** A connected client of a downstream target and its issuer. Throws `target_unavailable` when it cannot connect. */
+  /**
+   * A connected client of a downstream target and its issuer. Throws `target_unavailable` when it cannot connect, or, with
+   * `onlyIfOpen`, when it would have to: inside a transaction nobody waits for a network.
+   */
   connect(
     tenantId: string,
     targetId: string,
     version?: number,
+    onlyIfOpen?: boolean,
   ): Promise<{ readonly issuer: AnyIssuer; readonly client: AsyncDisposable; readonly config: unknown }>;
 }
 
@@ -87,10 +91,12 @@ export function createTargetClients(db: Db, sealer: Sealer): TargetClients {
     async config(tenantId, targetId, version) {
       return (await entryOf(tenantId, targetId, version)).target;
     },
-    async connect(tenantId, targetId, version) {
+    async connect(tenantId, targetId, version, onlyIfOpen = false) {
       const entry = await entryOf(tenantId, targetId, version);
       const issuer = downstreamIssuer(entry.target.issuerKind);
       if (issuer === undefined) throw new MayflyError("internal", "the target has no far side");
+      if (onlyIfOpen && entry.client === undefined)
+        throw new MayflyError("target_unavailable", "the target is being changed again and again");
       entry.client ??= issuer.connect(entry.target.config);
       try {
         return { issuer, client: await entry.client, config: entry.target.config };

@@ -16,17 +16,7 @@ export async function openTask(db: Db, principal: Principal, body: OpenTask, req
   const acting = { tenantId: principal.tenantId, actor: principal.subject, requestId };
   return db.withTenant(acting, async (tx) => {
     const { tenantId } = principal;
-    const agent = await tx
-      .selectFrom("agents as a")
-      .innerJoin("owners as o", (join) =>
-        join.onRef("o.id", "=", "a.owner_id").onRef("o.tenant_id", "=", "a.tenant_id"),
-      )
-      .select(["a.state", "o.status as owner_status"])
-      .where("a.tenant_id", "=", tenantId)
-      .where("a.id", "=", body.agent_id)
-      .forShare("a")
-      .executeTakeFirst();
-    if (agent === undefined) throw invalid("/agent_id", "there is no agent with this id");
+    // The purpose before the agent: the order of all locks (ARCHITECTURE.md).
     const purpose = await tx
       .selectFrom("purposes")
       .select([
@@ -39,6 +29,17 @@ export async function openTask(db: Db, principal: Principal, body: OpenTask, req
       .where("agent_id", "=", body.agent_id)
       .forShare()
       .executeTakeFirst();
+    const agent = await tx
+      .selectFrom("agents as a")
+      .innerJoin("owners as o", (join) =>
+        join.onRef("o.id", "=", "a.owner_id").onRef("o.tenant_id", "=", "a.tenant_id"),
+      )
+      .select(["a.state", "o.status as owner_status"])
+      .where("a.tenant_id", "=", tenantId)
+      .where("a.id", "=", body.agent_id)
+      .forShare("a")
+      .executeTakeFirst();
+    if (agent === undefined) throw invalid("/agent_id", "there is no agent with this id");
     if (purpose === undefined) throw invalid("/purpose_id", "this agent has no purpose with this id");
 
     const reasons = [

@@ -1,3 +1,4 @@
+import { createHash, randomBytes } from "node:crypto";
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from "@jest/globals";
 import pg from "pg";
 import { type Db, openDatabase } from "../../src/db/database.ts";
@@ -13,6 +14,7 @@ let db: Db;
 let runInTenant: RunInTenant;
 let store: IdempotencyStore;
 let superuser: pg.Client;
+const macKey = randomBytes(32);
 let scope: IdempotencyScope;
 
 const reply: StoredReply = {
@@ -25,7 +27,7 @@ beforeAll(async () => {
   database = await testDatabase();
   db = openDatabase({ connectionString: database.runtimeUrl, log: createLog("silent") });
   runInTenant = (tenantId, work) => db.withTenant({ tenantId, actor: "test" }, work);
-  store = createIdempotencyStore(runInTenant);
+  store = createIdempotencyStore(runInTenant, macKey);
   superuser = new pg.Client({ connectionString: database.superuserUrl });
   await superuser.connect();
 });
@@ -136,6 +138,40 @@ test("a finished key is remembered for 24 hours and then new, for any payload", 
   expect((await store.begin(scope, "other")).state).toBe("running");
 });
 
+describe("what is kept of a body, which may hold a password,", () => {
+  const body = JSON.stringify({ config: { password: "hunter2" } });
+  const plain = createHash("sha256").update(body).digest("hex");
+  const kept = async (within: IdempotencyStore, given: IdempotencyScope): Promise<string> => {
+    await within.begin(given, plain);
+    const { rows } = await superuser.query<{ fingerprint: string }>(
+      "select fingerprint from mayfly.idempotency_keys where tenant_id = $1 and key = $2",
+      [given.tenantId, given.key],
+    );
+    return rows[0]?.fingerprint ?? "";
+  };
+
+  test("differs by key, tenant and Idempotency-Key, and is no hash that could be tried without the key", async () => {
+    const other = createIdempotencyStore(runInTenant, randomBytes(32));
+    const seen = [
+      plain,
+      await kept(store, scope),
+      await kept(store, { ...scope, key: "key-2" }),
+      await kept(store, { ...scope, tenantId: newId("tenant") }),
+      await kept(other, { ...scope, key: "key-3" }),
+    ];
+    expect(new Set(seen).size).toBe(seen.length);
+    for (const fingerprint of seen) expect(fingerprint).toMatch(/^[0-9a-f]{64}$/);
+  });
+
+  test("is the same in every process with the key, and a mismatch in one with another", async () => {
+    await kept(store, scope);
+    expect(await createIdempotencyStore(runInTenant, macKey).begin(scope, plain)).toEqual({ state: "running" });
+    const other = createIdempotencyStore(runInTenant, randomBytes(32));
+    expect(await other.begin(scope, plain)).toEqual({ state: "mismatch" });
+    expect(() => createIdempotencyStore(runInTenant, randomBytes(16))).toThrow("32 bytes");
+  });
+});
+
 test("what cannot be text in SQL cannot break out of it", async () => {
   const odd = { ...scope, subject: "o'brien\"; drop table x;--", key: "'||pg_sleep(9)||'" };
   await store.finish(odd, await leaseOf(odd), reply);
@@ -149,7 +185,7 @@ test("over HTTP and two servers, of fifty requests at once under one key exactly
     return { status: 201, body: { note: body } };
   });
   await using one = await serving([endpoint], { idempotency: store });
-  await using two = await serving([endpoint], { idempotency: createIdempotencyStore(runInTenant) });
+  await using two = await serving([endpoint], { idempotency: createIdempotencyStore(runInTenant, macKey) });
   const headers = { "idempotency-key": '"key-1"' };
   const got = await Promise.all(
     Array.from({ length: 50 }, (_, index) => (index % 2 ? one : two).ask({ body: { text: "a" }, headers })),

@@ -91,6 +91,7 @@ export async function authenticateForTest(headers: { authorization?: string | un
     subject,
     roles: [role as Role],
     binding: "bearer",
+    generation: 1,
   };
 }
 

@@ -197,5 +197,5 @@ function principalOf(authorization: string | undefined): Principal {
   const tenantId = tenantIds[tenantName];
   if (tenantId === undefined) throw new Error(`no tenant ${tenantName} in this test`);
   const given = roles.split("+") as Role[];
-  return { tenantId, tenantName, subject: subject ?? `${roles}-1`, roles: given, binding: "bearer" };
+  return { tenantId, tenantName, subject: subject ?? `${roles}-1`, roles: given, binding: "bearer", generation: 1 };
 }

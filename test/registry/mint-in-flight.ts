@@ -62,14 +62,21 @@ export interface MintInFlight extends AsyncDisposable {
   commit(): Promise<void>;
 }
 
-/** Runs the very function that mints run, in a transaction that stays open. */
-export async function mintInFlight(r: Registry, chain: Chain): Promise<MintInFlight> {
+/** What the registry is at now: a mint that reads its facts does so under this. */
+export async function generationOf(r: Registry, { tenantId }: Chain): Promise<number> {
+  const [now] = await r.sql<{ generation: string }>("select generation from generations where tenant_id = $1", [
+    tenantId,
+  ]);
+  return Number(now?.generation);
+}
+
+/** Runs the very function that mints run, in a transaction that stays open, on facts of this generation or of now. */
+export async function mintInFlight(r: Registry, chain: Chain, generation?: number): Promise<MintInFlight> {
   const client = new pg.Client({ connectionString: r.runtimeUrl, options: "-c search_path=mayfly" });
   client.on("error", () => undefined);
   await client.connect();
   await client.query("begin");
   const id = newId("credential");
-  const [target] = await r.sql<{ version: number }>("select version from targets where id = $1", [chain.targetId]);
   const item = {
     id,
     agent_id: chain.agentId,
@@ -78,7 +85,8 @@ export async function mintInFlight(r: Registry, chain: Chain): Promise<MintInFli
     task_id: chain.taskId,
     purpose_id: chain.purposeId,
     target_id: chain.targetId,
-    target_version: target?.version,
+    generation: generation ?? (await generationOf(r, chain)),
+    facts_until_ms: Date.now() + 3_600_000,
     policy_version: 1,
     issuer: "postgres",
     self_contained: false,

@@ -1,5 +1,7 @@
+import { createHash } from "node:crypto";
 import { afterAll, beforeAll, expect, test } from "@jest/globals";
 import pg from "pg";
+import { canonicalJson } from "../../src/lib/canonical-json.ts";
 import { type App, startApp } from "../support/app.ts";
 import { type PostgresTarget, postgresTarget } from "../support/postgres-target.ts";
 import { aTarget, type Seeded, seed } from "../support/seed.ts";
@@ -133,4 +135,30 @@ test("invariant 11: no secret that was handed out or shown to us is in any table
     ),
   );
   expect(found).toEqual([]);
+});
+
+test("what is kept of a request body under an Idempotency-Key cannot be guessed without the key encryption key", async () => {
+  const body = JSON.stringify({
+    agent_id: s.agentId,
+    purpose_id: s.purposeId,
+    objective: "fingerprints",
+    initiated_by: { kind: "system", id: "test" },
+    deadline: new Date(Date.now() + 3_600_000).toISOString(),
+  });
+  const post = async (to: App) =>
+    to.call(await app.idp.token(to.broker.issuerUrl("default"), { sub: "orchestrator" }), "POST", "/v1/tasks", body, {
+      "idempotency-key": "fingerprint",
+    });
+  const first = await post(app);
+  expect(first.status).toBe(201);
+  const stored = await everythingStored();
+  for (const guess of [body, `${canonicalJson([{}, ""])}\n${body}`])
+    expect(stored).not.toContain(createHash("sha256").update(guess).digest("hex"));
+
+  const others = { database: app.database, worker: false };
+  await using twin = await startApp({ ...others, env: { MAYFLY_KEK: app.env["MAYFLY_KEK"] ?? "" } });
+  const again = await post(twin);
+  expect([again.text, again.headers.get("idempotency-replayed")]).toEqual([first.text, "true"]);
+  await using stranger = await startApp(others);
+  expect((await post(stranger)).body.code).toBe("idempotency_mismatch");
 });
