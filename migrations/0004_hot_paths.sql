@@ -35,13 +35,15 @@ begin
       'identities', coalesce((
         select json_agg(json_build_object('id', n.id, 'agent_id', n.agent_id, 'conditions', n.conditions))
           from jsonb_each_text(i.claims) as p (claim, value)
-          join identities n on n.tenant_id = p_tenant and n.trust_source_id = i.source_id
-           and n.anchor_claim = p.claim and n.anchor_value = p.value), '[]'))
+         cross join lateral (select n.id, n.agent_id, n.conditions from identities n
+           where n.tenant_id = p_tenant and n.trust_source_id = i.source_id
+             and n.anchor_claim = p.claim and n.anchor_value = p.value offset 0) n), '[]'))
     from rows from (jsonb_to_recordset(p_items) as (source_id text, claims jsonb, source_version int, jti_hash text))
       with ordinality as i (source_id, claims, source_version, jti_hash, ord)
     join generations gn on gn.tenant_id = p_tenant
     join tenants t on t.id = p_tenant
-    left join trust_sources s on s.tenant_id = p_tenant and s.id = i.source_id;
+    left join lateral (select x.version, x.state from trust_sources x
+      where x.tenant_id = p_tenant and x.id = i.source_id offset 0) s on true;
 end $$;
 
 -- The generation of the tenant's registry, for callers that are remembered under one. Items are only counted.
@@ -51,29 +53,6 @@ begin
   perform set_config('mayfly.tenant', p_tenant, true);
   return query select o::int, g.generation from generations g cross join generate_series(1, jsonb_array_length(p_items)) o
    where g.tenant_id = p_tenant;
-end $$;
-
--- What a mint reads about a task: the part of it that changes with every mint.
-create function mayfly.task_facts(t mayfly.tasks, m mayfly.task_meters) returns json language sql stable
-  return case when (t).id is not null then json_build_object('id', (t).id, 'agent_id', (t).agent_id, 'purpose_id', (t).purpose_id,
-    'state', (t).state, 'deadline_ms', mayfly.ms((t).deadline), 'heartbeat_due_ms', mayfly.ms((m).heartbeat_due_at),
-    'initiated_by', (t).initiated_by, 'max_credentials', (t).max_credentials, 'max_per_minute', (t).max_per_minute,
-    'max_live_seconds', (t).max_live_seconds, 'issued', (m).issued, 'issued_live_seconds', (m).issued_live_seconds,
-    'issued_in_minute', case when (m).minute_starts_at > now() - interval '1 minute' then (m).issued_in_minute else 0 end) end;
-
--- Items: {task_id}. Where the registry has not changed since its facts were read (same generation), this is all that a
--- mint has to read again. Times are milliseconds of the database's clock.
-create function mayfly.mint_task(p_tenant text, p_items jsonb) returns table (ord int, facts json)
-  language plpgsql volatile set search_path = mayfly, pg_temp as $$
-begin
-  perform set_config('mayfly.tenant', p_tenant, true);
-  return query
-  select i.ord::int, json_build_object('generation', gn.generation, 'now_ms', ms(clock_timestamp()), 'task', k.facts)
-    from rows from (jsonb_to_recordset(p_items) as (task_id text)) with ordinality as i (task_id, ord)
-    join generations gn on gn.tenant_id = p_tenant
-    left join lateral (select task_facts(t, m) as facts from tasks t
-      left join task_meters m on m.tenant_id = p_tenant and m.task_id = i.task_id
-     where t.tenant_id = p_tenant and t.id = i.task_id offset 0) k on true;
 end $$;
 
 -- Items: {agent_id, task_id, target, resources: [id or name, …]}. Everything that the record checks and the policy
@@ -107,8 +86,12 @@ begin
       with ordinality as i (agent_id, task_id, target, resources, ord)
     join generations gn on gn.tenant_id = p_tenant
     join tenants tn on tn.id = p_tenant
-    left join lateral (select task_facts(t, m) as facts, t.purpose_id from tasks t
-      left join task_meters m on m.tenant_id = p_tenant and m.task_id = i.task_id
+    left join lateral (select t.purpose_id, json_build_object('id', t.id, 'agent_id', t.agent_id, 'state', t.state,
+        'deadline_ms', ms(t.deadline), 'heartbeat_due_ms', ms(m.heartbeat_due_at), 'initiated_by', t.initiated_by,
+        'max_credentials', t.max_credentials, 'max_per_minute', t.max_per_minute, 'max_live_seconds', t.max_live_seconds,
+        'issued', m.issued, 'issued_live_seconds', m.issued_live_seconds,
+        'issued_in_minute', case when m.minute_starts_at > now() - interval '1 minute' then m.issued_in_minute else 0 end) as facts
+      from tasks t join task_meters m on m.tenant_id = p_tenant and m.task_id = i.task_id
      where t.tenant_id = p_tenant and t.id = i.task_id offset 0) k on true
     left join lateral (select json_build_object('id', a.id, 'kind', a.kind, 'name', a.name,
         'environment', a.environment, 'state', a.state, 'owner_id', a.owner_id, 'owner_status', o.status) as facts
@@ -139,7 +122,7 @@ create function mayfly.selects(p_selector jsonb, p_credential jsonb) returns boo
 -- generation. A task's own state is looked at under the lock on its meter, which ending and pausing it take too. Locks in
 -- one order: the gate, then meters by task. What is left out answers 'changed': the caller loads again to find the
 -- reason; or 'blocked': the kill switch was told to let nothing of the kind through.
-create function mayfly.mint_commit(p_tenant text, p_items jsonb) returns table (ord int, outcome text)
+create function mayfly.mint_commit(p_tenant text, p_items jsonb) returns table (ord int, outcome text, now_ms bigint)
   language plpgsql volatile set search_path = mayfly, pg_temp as $$
 declare
   present bigint;
@@ -185,6 +168,8 @@ begin
               then m.issued_in_minute else 0 end <= t.max_per_minute)
       offset 0) t
      where i.generation = present and not i.blocked and i.expires_at > clock_timestamp()
+       -- The caller may only think what time it is here. Nobody lives longer for that (invariant 2).
+       and i.expires_at <= clock_timestamp() + make_interval(secs => i.ttl_seconds)
        and to_timestamp(i.facts_until_ms / 1000.0) > clock_timestamp()
   ), decided as (
     insert into decisions (tenant_id, id, agent_id, task_id, outcome, policy_version, determining, reasons, input, input_hash)
@@ -214,7 +199,7 @@ begin
       from (select c.task_id, count(*)::int as number, sum(c.ttl_seconds)::bigint as seconds from good c group by 1) n
      where m.tenant_id = p_tenant and m.task_id = n.task_id
   )
-  select i.ord::int, case when i.blocked then 'blocked' when g.ord is null then 'changed' else 'committed' end
+  select i.ord::int, case when i.blocked then 'blocked' when g.ord is null then 'changed' else 'committed' end, ms(clock_timestamp())
     from item i left join good g on g.ord = i.ord;
 end $$;
 
@@ -225,8 +210,9 @@ begin
   perform set_config('mayfly.tenant', p_tenant, true);
   return query
   with item as materialized (
+    -- By id, as everybody locks credentials.
     select i.ordinality::int as ord, i.value ->> 'id' as id, (i.value ->> 'expires_ms')::bigint as expires_ms
-      from jsonb_array_elements(p_items) with ordinality i
+      from jsonb_array_elements(p_items) with ordinality i order by 2
   ), done as (
     update credentials c set state = 'active', state_at = now(), state_by = c.requested_by, state_reason = 'issued',
         activated_at = clock_timestamp(),
@@ -305,7 +291,7 @@ declare
   f regprocedure;
 begin
   for f in select p.oid::regprocedure from pg_proc p where p.pronamespace = 'mayfly'::regnamespace
-      and p.proname in ('authenticate', 'current_generation', 'mint_task', 'mint_load', 'mint_commit', 'mint_activate', 'introspect') loop
+      and p.proname in ('authenticate', 'current_generation', 'mint_load', 'mint_commit', 'mint_activate', 'introspect') loop
     execute format('alter function %s set plan_cache_mode = force_generic_plan set join_collapse_limit = 1 set enable_seqscan = off
       set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off set enable_material = off', f);
   end loop;

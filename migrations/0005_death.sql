@@ -112,15 +112,21 @@ end $$;
 -- credentials now; those are quarantined here, in the same transaction (invariant 6).
 create function mayfly.retry_revocations(p_tenant text, p_items jsonb) returns table (ord int, outcome text)
   language plpgsql volatile set search_path = mayfly, pg_temp as $$
+declare
+  any_stuck boolean := jsonb_path_exists(p_items, '$[*] ? (@.stuck == true)');
 begin
   perform set_config('mayfly.tenant', p_tenant, true);
   perform set_config('mayfly.actor', 'mayfly:worker', true);
+  -- A quarantine changes the registry, and whoever does takes the gate before any row.
+  if any_stuck then
+    perform pg_advisory_xact_lock(gate(p_tenant));
+  end if;
   update credentials c set due_at = clock_timestamp() + make_interval(secs => (v ->> 'after_ms')::int / 1000.0),
       last_error = v ->> 'error', stuck = c.stuck or (v ->> 'stuck')::boolean
     from jsonb_array_elements(p_items) v
    where c.tenant_id = p_tenant and c.id = v ->> 'id' and c.state = 'revoking';
   update targets g set state = 'quarantined', version = version + 1, updated_at = now()
-   where g.tenant_id = p_tenant and g.state = 'active'
+   where any_stuck and g.tenant_id = p_tenant and g.state = 'active'
      and g.id in (select c.target_id from credentials c
        where c.tenant_id = p_tenant and c.due_at is not null and c.stuck group by c.target_id
       having count(*) >= (select x.stuck_limit from targets x where x.tenant_id = p_tenant and x.id = c.target_id));

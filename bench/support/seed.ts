@@ -144,7 +144,15 @@ async function makeDownstream(superuserUrl: string): Promise<{ config: object; g
   const { hostname, port } = new URL(superuserUrl);
   return {
     group,
-    config: { host: hostname, port: Number(port), database, user: admin, password: password.reveal(), tls: "disable" },
+    config: {
+      host: hostname,
+      port: Number(port),
+      database,
+      user: admin,
+      password: password.reveal(),
+      tls: "disable",
+      deployment: "bench",
+    },
   };
 }
 

@@ -1,3 +1,4 @@
+import { constantOf } from "../lib/canonical-json.ts";
 import { MayflyError, notFound, type Reason } from "../lib/errors.ts";
 import type { PolicyAction } from "../policy/request.ts";
 import { classifications } from "../policy/request.ts";
@@ -144,11 +145,16 @@ function checkAction(
     refuse("action_outside_purpose", `the purpose does not cover ${actionClass}`);
     return undefined;
   }
-  const { id, name, kind, classification, environment, risk, groups } = resource;
-  return {
-    action: { operation, actionClass, resource: { id, name, kind, classification, environment, risk, groups } },
-    access,
-  };
+  const shown = constantOf(resource, ({ id, name, kind, classification, environment, risk, groups }) => ({
+    id,
+    name,
+    kind,
+    classification,
+    environment,
+    risk,
+    groups,
+  }));
+  return { action: { operation, actionClass, resource: shown }, access };
 }
 
 /** The most sensitive class among the resources: what history and the kill switch call the credential's data class. */

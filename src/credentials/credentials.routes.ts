@@ -11,9 +11,10 @@ import type { WakeUps } from "../queue/queue.ts";
 import { credentialReply, toCredential } from "./credential-reply.ts";
 import { dryRun, dryRunReply } from "./dry-run.ts";
 import { listCredentials, readCredential } from "./history.ts";
-import { type MintDeps, type Minted, mint, PolicyRefusal } from "./mint.ts";
+import { type MintDeps, mint } from "./mint.ts";
 import type { MintRequest } from "./mint-facts.ts";
 import { mintOnce } from "./mint-once.ts";
+import { type Minted, PolicyRefusal } from "./mint-plan.ts";
 import { readRevocation, revokeBySelector, revokeOne, selectorSchema } from "./revoke.ts";
 
 /** Where agents mint. Its refusals are events of their own kind. */

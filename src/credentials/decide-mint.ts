@@ -1,5 +1,6 @@
 import type { Principal } from "../identity/principal.ts";
 import { anyIssuer } from "../issuers/registry.ts";
+import { constantOf } from "../lib/canonical-json.ts";
 import { MayflyError } from "../lib/errors.ts";
 import type { Policies } from "../policy/policies.ts";
 import type { PolicyDecision, PolicyInput } from "../policy/request.ts";
@@ -44,17 +45,18 @@ function policyInput(
 ): PolicyInput {
   const { agent, purpose, target, task } = checked;
   return {
-    agent: {
-      id: agent.id,
-      kind: agent.kind,
-      name: agent.name,
-      environment: agent.environment,
-      ownerId: agent.owner_id,
-    },
+    // What the registry says is the same object from one mint to the next (read-facts.ts), and so is what is made of it.
+    agent: constantOf(agent, ({ id, kind, name, environment, owner_id: ownerId }) => ({
+      id,
+      kind,
+      name,
+      environment,
+      ownerId,
+    })),
     relationships: checked.relationships,
-    purpose: { id: purpose.id, name: purpose.name, maxTtlSeconds: purpose.max_ttl_seconds },
+    purpose: constantOf(purpose, ({ id, name, max_ttl_seconds: maxTtlSeconds }) => ({ id, name, maxTtlSeconds })),
     task: { id: task.id, initiatedBy: task.initiated_by.kind },
-    target: { id: target.id, issuer: target.issuer, revocability },
+    target: constantOf(target, ({ id, issuer }) => ({ id, issuer, revocability })),
     actions: checked.grants.map((grant) => grant.action),
     ttlSeconds,
     binding: principal.binding,

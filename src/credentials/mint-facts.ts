@@ -21,7 +21,6 @@ export interface MintFacts {
   readonly task: {
     readonly id: Id<"task">;
     readonly agent_id: Id<"agent">;
-    readonly purpose_id: Id<"purpose">;
     readonly state: "open" | "paused" | "ended";
     readonly deadline_ms: number;
     readonly heartbeat_due_ms: number | null;

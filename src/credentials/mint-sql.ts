@@ -1,7 +1,7 @@
 import { sql } from "kysely";
 import type { Db } from "../db/database.ts";
 import type { MintFacts } from "./mint-facts.ts";
-import { createReadFacts, type ReadFacts } from "./read-facts.ts";
+import { createKeptFacts, createReadFacts, type KeptFacts, type ReadFacts } from "./read-facts.ts";
 
 /** Reads what a mint is judged by, and commits its intent: what a decision needs of the database. */
 export interface IntentSql {
@@ -13,6 +13,7 @@ export interface IntentSql {
 
 /** The statements of a mint (migrations/0004). Those of requests that arrive together travel together. */
 export interface MintSql extends IntentSql {
+  readonly kept: KeptFacts;
   activate(tenantId: string, item: object): Promise<{ readonly outcome: "active" | "gone" }>;
   deny(tenantId: string, item: object): Promise<unknown>;
   /**
@@ -25,10 +26,17 @@ export interface MintSql extends IntentSql {
 
 export function mintSql(db: Db): MintSql {
   let turn: Promise<unknown> = Promise.resolve();
+  const kept = createKeptFacts();
+  const commit = db.batched<object, { outcome: "committed" | "changed" | "blocked"; now_ms: string }>("mint_commit");
   return {
     inTransaction: false,
-    facts: createReadFacts(db),
-    commit: db.batched("mint_commit"),
+    kept,
+    facts: createReadFacts(db, kept),
+    async commit(tenantId, item) {
+      const done = await commit(tenantId, item);
+      kept.clock(Number(done.now_ms));
+      return done;
+    },
     activate: db.batched("mint_activate"),
     deny: db.batched("record_denial"),
     standingStill(tenantId, work) {

@@ -9,19 +9,21 @@ import type { Log } from "../lib/log.ts";
 import type { Sealer } from "../lib/seal.ts";
 import { Secret } from "../lib/secret.ts";
 import type { Policies } from "../policy/policies.ts";
-import type { PolicyDecision } from "../policy/request.ts";
 import type { WakeUps } from "../queue/queue.ts";
 import type { TargetClients } from "../targets/target-clients.ts";
-import {
-  type CheckedMint,
-  checkRecords,
-  denied,
-  highestDataClass,
-  type Lifetime,
-  type TtlLimits,
-} from "./check-records.ts";
+import { checkRecords, denied, highestDataClass } from "./check-records.ts";
 import { decideMint } from "./decide-mint.ts";
-import type { MintRequest } from "./mint-facts.ts";
+import type { MintFacts, MintRequest } from "./mint-facts.ts";
+import {
+  type AgentPrincipal,
+  blocked,
+  intentOf,
+  type Minted,
+  type MintLimits,
+  mintedOf,
+  type Plan,
+  PolicyRefusal,
+} from "./mint-plan.ts";
 import type { IntentSql, MintSql } from "./mint-sql.ts";
 import { takeBack } from "./take-back.ts";
 
@@ -33,34 +35,11 @@ export interface MintDeps {
   readonly keys: SigningKeys;
   readonly handles: Sealer;
   readonly wakeUps: WakeUps;
-  readonly limits: TtlLimits & { readonly mintTimeoutSeconds: number };
+  readonly limits: MintLimits;
   /** The tenant's issuer string, `iss` of every token. */
   readonly issuerUrl: (tenantName: string) => string;
   readonly log: Log;
   readonly sql: MintSql;
-}
-
-/** What the caller is told about a credential that was just minted; `secret` is in this answer and nowhere else. */
-export interface Minted {
-  readonly id: Id<"credential">;
-  readonly checked: CheckedMint;
-  readonly decision: PolicyDecision;
-  readonly decisionId: Id<"decision">;
-  readonly lifetime: Lifetime;
-  readonly issuer: string;
-  readonly revocability: "immediate" | "expiry";
-  /** Seconds after a revoke within which someone who does not ask us may still believe it. */
-  readonly effectiveBoundSeconds: number;
-  readonly secret: Readonly<Record<string, Secret | string | number>>;
-}
-
-/** Everything that the commit writes, decided but not yet true. */
-export interface Plan {
-  readonly id: Id<"credential">;
-  readonly decisionId: Id<"decision">;
-  readonly checked: CheckedMint;
-  readonly decision: PolicyDecision;
-  readonly lifetime: Lifetime;
 }
 
 /** `credentialId`: the id that an Idempotency-Key already stands for; a new one when absent. */
@@ -73,8 +52,6 @@ export interface MintContext {
 
 /** Registry facts that changed between the read and the commit are read again, so often; then they are held still. */
 const HOPEFUL_ROUNDS = 4;
-
-type AgentPrincipal = Principal & { readonly agentId: Id<"agent"> };
 
 /** What comes after the intent is committed. */
 type Finish = () => Promise<Minted>;
@@ -91,7 +68,7 @@ export async function mint(
   request: MintRequest,
   context: MintContext,
 ): Promise<Minted> {
-  let finish: Finish | undefined;
+  let finish = await intendOnKept(deps, caller, request, context);
   for (let round = 1; finish === undefined && round <= HOPEFUL_ROUNDS; round += 1)
     finish = await intend(deps, deps.sql, caller, request, context);
   finish ??= await deps.sql.standingStill(caller.tenantId, (sql) => intend(deps, sql, caller, request, context));
@@ -104,7 +81,27 @@ export async function mint(
   return minted;
 }
 
-/** Decides on the facts and commits the intent. Undefined when a fact was another by then: nothing has happened. */
+/** One round trip, when nothing has changed since the last mint for this task. Whatever it does not grant is asked anew. */
+async function intendOnKept(
+  deps: MintDeps,
+  caller: AgentPrincipal,
+  request: MintRequest,
+  context: MintContext,
+): Promise<Finish | undefined> {
+  const { kept } = deps.sql;
+  const facts = kept.find(caller.tenantId, caller.agentId, request);
+  if (facts === undefined || facts.generation !== caller.generation) return undefined;
+  try {
+    const finish = await decideAndCommit(deps, deps.sql, caller, facts, request, context);
+    if (finish !== undefined) return finish;
+  } catch (error) {
+    if (!(error instanceof MayflyError && error.code === "denied")) throw error;
+  }
+  kept.forget(caller.tenantId, caller.agentId, request);
+  return undefined;
+}
+
+/** Reads the facts, decides on them and commits the intent. Undefined when one was another by then: nothing has happened. */
 async function intend(
   deps: MintDeps,
   sql: IntentSql,
@@ -119,6 +116,17 @@ async function intend(
     principal = sameAgent(await context.authenticateAgain(), caller);
     if (facts.generation !== principal.generation) return undefined;
   }
+  return decideAndCommit(deps, sql, principal, facts, request, context);
+}
+
+async function decideAndCommit(
+  deps: MintDeps,
+  sql: IntentSql,
+  principal: AgentPrincipal,
+  facts: MintFacts,
+  request: MintRequest,
+  context: MintContext,
+): Promise<Finish | undefined> {
   const checked = checkRecords(facts, request);
   const judged = await decideMint(deps, principal, checked, request);
   if (judged.decision.outcome !== "allow") throw new PolicyRefusal(judged.decision);
@@ -173,14 +181,14 @@ async function mintToken(
     ...claims,
   });
   const { outcome } = await sql.commit(principal.tenantId, {
-    ...intent(deps, principal, request, plan, context),
+    ...intentOf(plan, principal, request, { limits: deps.limits, requestId: context.requestId }),
     self_contained: true,
     revocability: issuer.revocability,
   });
   if (outcome === "blocked") throw blocked();
   if (outcome === "changed") return undefined;
   const secret = { access_token: new Secret(token), token_type: "Bearer", expires_in: life.ttlSeconds };
-  return async () => answer(plan, issuer.revocability, life.ttlSeconds, secret);
+  return async () => mintedOf(plan, issuer.revocability, life.ttlSeconds, secret);
 }
 
 /** Intent, and then effect and activation. */
@@ -202,7 +210,7 @@ async function mintDownstream(
   );
   const { downstreamName, handle } = issuer.name(plan.id, config);
   const { outcome } = await sql.commit(principal.tenantId, {
-    ...intent(deps, principal, request, plan, context),
+    ...intentOf(plan, principal, request, { limits: deps.limits, requestId: context.requestId }),
     self_contained: false,
     revocability: issuer.revocability,
     downstream_name: downstreamName,
@@ -222,7 +230,7 @@ async function mintDownstream(
       if (activated.outcome !== "active")
         throw denied([{ code: "taken_back", detail: "the credential was taken back while it was being made" }]);
       const bound = issuer.revocability === "expiry" ? plan.lifetime.ttlSeconds : issuer.effectiveBoundSeconds;
-      return answer(plan, issuer.revocability, bound, issued.secret);
+      return mintedOf(plan, issuer.revocability, bound, issued.secret);
     } catch (error) {
       await abandon(deps, principal, plan.id, context);
       throw error;
@@ -266,84 +274,5 @@ async function abandon(
     deps.wakeUps.now();
   } catch (error) {
     deps.log.warn({ err: error, credential: id }, "a failed mint is left to the sweep");
-  }
-}
-
-/** The members that both kinds of mint write with the intent. */
-function intent(deps: MintDeps, principal: Principal, request: MintRequest, plan: Plan, context: MintContext): object {
-  const { checked, decision, lifetime: life } = plan;
-  return {
-    id: plan.id,
-    agent_id: checked.agent.id,
-    owner_id: checked.agent.owner_id,
-    identity_id: principal.identityId ?? null,
-    task_id: checked.task.id,
-    purpose_id: checked.purpose.id,
-    target_id: checked.target.id,
-    generation: checked.generation,
-    facts_until_ms: checked.trueUntilMs,
-    policy_version: checked.policyVersion,
-    issuer: checked.target.issuer,
-    environment: checked.grants[0]?.action.resource.environment,
-    data_class: highestDataClass(checked.grants),
-    binding: principal.binding,
-    actions: [...new Set(checked.grants.map((grant) => grant.action.operation))],
-    resource_ids: [...new Set(checked.grants.map((grant) => grant.action.resource.id))],
-    access: checked.grants.map((grant) => grant.access),
-    requested_ttl_seconds: request.ttl_seconds ?? deps.limits.defaultTtlSeconds,
-    ttl_seconds: life.ttlSeconds,
-    ttl_bound: life.bound,
-    requested_by: principal.subject,
-    request_id: context.requestId,
-    create_within_ms: deps.limits.mintTimeoutSeconds * 1000,
-    expires_ms: life.expiresMs,
-    decision_id: plan.decisionId,
-    determining: decision.determining,
-    reasons: decision.reasons,
-    input: decision.input,
-    input_hash: decision.inputHash,
-  };
-}
-
-function answer(
-  plan: Plan,
-  revocability: Minted["revocability"],
-  effectiveBoundSeconds: number,
-  secret: Minted["secret"],
-): Minted {
-  return {
-    ...plan,
-    issuer: plan.checked.target.issuer,
-    revocability,
-    effectiveBoundSeconds,
-    secret,
-  };
-}
-
-function blocked(): MayflyError {
-  return denied([
-    {
-      code: "blocked_by_revocation",
-      detail: "a revocation was ordered for this kind of credential and still blocks new ones",
-    },
-  ]);
-}
-
-/** Policy's refusal, with the decision as it is recorded, so that it can be replayed against other policies. */
-export class PolicyRefusal extends MayflyError {
-  readonly decision: Readonly<Record<string, unknown>> & { readonly id: Id<"decision"> };
-
-  constructor(decision: PolicyDecision) {
-    const { detail, reasons } = denied(decision.reasons);
-    super("denied", detail, { reasons });
-    this.decision = {
-      id: newId("decision"),
-      outcome: decision.outcome,
-      policy_version: decision.policyVersion,
-      determining: decision.determining,
-      reasons: decision.reasons,
-      input: decision.input,
-      input_hash: decision.inputHash,
-    };
   }
 }

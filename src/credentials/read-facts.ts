@@ -5,53 +5,55 @@ import type { MintFacts, MintRequest } from "./mint-facts.ts";
 /** Reads everything that a mint is judged by, as it is now. */
 export type ReadFacts = (tenantId: string, agentId: Id<"agent">, request: MintRequest) => Promise<MintFacts>;
 
-/** What changes with every mint, and the generation of all the rest (migrations/0004, mint_task). */
-type TaskFacts = Pick<MintFacts, "generation" | "now_ms" | "task">;
-
-/** Sets of registry facts that one tenant's process keeps, and tenants: some 2 KB each. */
-const MAX_KEPT = 2_000;
-const MAX_TENANTS = 200;
-
-interface Kept {
-  readonly generation: number;
-  readonly facts: Map<string, MintFacts>;
+/** Facts that were read before, by what they were read for. */
+export interface KeptFacts {
+  /**
+   * The facts as they were when last read, with the time that the database should have by now. Good for a decision that
+   * the commit checks (same generation, task open, budget left), and for nothing else: a refusal needs facts of now.
+   */
+  find(tenantId: string, agentId: Id<"agent">, request: MintRequest): MintFacts | undefined;
+  keep(tenantId: string, agentId: Id<"agent">, request: MintRequest, facts: MintFacts): void;
+  forget(tenantId: string, agentId: Id<"agent">, request: MintRequest): void;
+  /** The database said that it is this late. */
+  clock(nowMs: number): void;
 }
 
-/**
- * One round trip either way: the task is read every time; what the registry says is read again only when its generation
- * is another one than that of the facts kept here. So what is answered is never older than the request, a refusal
- * included, and the commit compares the generation once more, under lock.
- */
-export function createReadFacts(db: Db): ReadFacts {
-  const readTask = db.batched<object, { facts: TaskFacts }>("mint_task");
-  const readAll = db.batched<object, { facts: MintFacts }>("mint_load");
-  const tenants = new Map<string, Kept>();
+/** Some 3 KB each. */
+const MAX_KEPT = 5_000;
 
-  const keep = (tenantId: string, key: (purposeId: string) => string, facts: MintFacts): void => {
-    if (facts.task === null) return;
-    let kept = tenants.get(tenantId);
-    if (kept !== undefined && kept.generation > facts.generation) return;
-    if (kept?.generation !== facts.generation || kept.facts.size >= MAX_KEPT) {
-      kept = { generation: facts.generation, facts: new Map() };
-      tenants.delete(tenantId);
-      if (tenants.size >= MAX_TENANTS) tenants.delete(tenants.keys().next().value ?? "");
-      tenants.set(tenantId, kept);
-    }
-    kept.facts.set(key(facts.task.purpose_id), facts);
-  };
-
+export function createReadFacts(db: Db, kept: KeptFacts): ReadFacts {
+  const load = db.batched<object, { facts: MintFacts }>("mint_load");
   return async (tenantId, agentId, request) => {
     const { task_id, target, resources } = request;
-    const key = (purposeId: string): string => [agentId, purposeId, target, ...resources].join(" ");
-    if (tenants.has(tenantId)) {
-      const { facts: now } = await readTask(tenantId, { task_id });
-      const kept = tenants.get(tenantId);
-      const known =
-        kept?.generation === now.generation && now.task !== null && kept.facts.get(key(now.task.purpose_id));
-      if (known) return { ...known, ...now };
-    }
-    const { facts } = await readAll(tenantId, { agent_id: agentId, task_id, target, resources });
-    keep(tenantId, key, facts);
+    const { facts } = await load(tenantId, { agent_id: agentId, task_id, target, resources });
+    kept.clock(facts.now_ms);
+    kept.keep(tenantId, agentId, request, facts);
     return facts;
+  };
+}
+
+export function createKeptFacts(localMs: () => number = () => performance.now()): KeptFacts {
+  const kept = new Map<string, MintFacts>();
+  let ahead = Number.NEGATIVE_INFINITY;
+  const nameOf = (tenantId: string, agentId: Id<"agent">, { task_id, target, resources }: MintRequest): string =>
+    [tenantId, agentId, task_id, target, ...resources].join(" ");
+  return {
+    find(tenantId, agentId, request) {
+      const facts = kept.get(nameOf(tenantId, agentId, request));
+      // What the database said was already past when it arrived, so this is late rather than early: nothing lives longer.
+      return facts === undefined ? undefined : { ...facts, now_ms: Math.floor(localMs() + ahead) };
+    },
+    keep(tenantId, agentId, request, facts) {
+      const name = nameOf(tenantId, agentId, request);
+      kept.delete(name);
+      if (kept.size >= MAX_KEPT) kept.delete(kept.keys().next().value ?? "");
+      kept.set(name, facts);
+    },
+    forget(tenantId, agentId, request) {
+      kept.delete(nameOf(tenantId, agentId, request));
+    },
+    clock(nowMs) {
+      ahead = nowMs - localMs();
+    },
   };
 }

@@ -1,5 +1,6 @@
 import { sql } from "kysely";
 import type { Db } from "../db/database.ts";
+import { closeGate } from "../db/gate.ts";
 import type { AnyIssuer } from "../issuers/registry.ts";
 import { downstreamIssuer } from "../issuers/registry.ts";
 import type { Id } from "../lib/ids.ts";
@@ -163,8 +164,9 @@ async function releaseIfWell(deps: ReconcileDeps, tenantId: Id<"tenant">, target
   if (quarantined === undefined) return;
   try {
     const canary = await runCanary(deps, tenantId, targetId);
-    await deps.db.withTenant({ tenantId, actor: BY }, (tx) =>
-      tx
+    await deps.db.withTenant({ tenantId, actor: BY }, async (tx) => {
+      await closeGate(tx, tenantId);
+      await tx
         .updateTable("targets")
         .set((eb) => ({
           state: "active",
@@ -175,8 +177,8 @@ async function releaseIfWell(deps: ReconcileDeps, tenantId: Id<"tenant">, target
         .where("tenant_id", "=", tenantId)
         .where("id", "=", targetId)
         .where("state", "=", "quarantined")
-        .execute(),
-    );
+        .execute();
+    });
   } catch (error) {
     deps.log.warn({ err: error, target: targetId }, "a quarantined target does not pass its canary yet");
   }

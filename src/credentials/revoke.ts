@@ -1,6 +1,7 @@
 import { type Expression, type ExpressionBuilder, type SqlBool, sql } from "kysely";
 import { z } from "zod";
 import type { Db, Tx } from "../db/database.ts";
+import { closeGate } from "../db/gate.ts";
 import type { Database } from "../db/schema.ts";
 import type { Principal } from "../identity/principal.ts";
 import { invalid, MayflyError, notFound } from "../lib/errors.ts";
@@ -98,7 +99,7 @@ export async function revokeBySelector(
   if (Object.values(selector).every((value) => value === undefined))
     throw invalid("/selector", "must name at least one thing; for every credential of the tenant say everything: true");
   return db.withTenant({ tenantId, actor: principal.subject, requestId }, async (tx) => {
-    if (!preview) await sql`select pg_advisory_xact_lock(mayfly.gate(${tenantId}))`.execute(tx);
+    if (!preview) await closeGate(tx, tenantId);
     const blast = await countLive(tx, tenantId, selector);
     if (preview) return { preview, ...blast };
     const id = newId("revocation");

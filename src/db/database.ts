@@ -39,27 +39,38 @@ interface DbOptions {
   readonly statementTimeoutMs?: number;
 }
 
-/** Opens the pool. Connections are made when needed; {@link Db.check} is what fails early. */
+/** For the batched functions. Each has two statements under way at most for a tenant; more wait for a connection. */
+const HOT_CONNECTIONS = 6;
+
+/** Opens the pools. Connections are made when needed; {@link Db.check} is what fails early. */
 export function openDatabase({
   connectionString,
   log,
   maxConnections = 10,
   statementTimeoutMs = 10_000,
 }: DbOptions): Db {
-  const pool = new pg.Pool({
-    connectionString,
-    max: maxConnections,
-    connectionTimeoutMillis: 5_000,
-    idle_in_transaction_session_timeout: 15_000,
-    statement_timeout: statementTimeoutMs,
-    lock_timeout: 5_000,
-    keepAlive: true,
-    application_name: "mayfly",
-    // Compiling a plan takes longer than our statements run.
-    options: "-c search_path=mayfly -c jit=off",
-  });
-  // Without a listener, an idle connection that the server closes would end the process (reliability C11).
-  pool.on("error", (error) => log.warn({ err: error }, "an idle database connection was lost"));
+  const open = (max: number): pg.Pool => {
+    const opened = new pg.Pool({
+      connectionString,
+      max,
+      connectionTimeoutMillis: 5_000,
+      idle_in_transaction_session_timeout: 15_000,
+      statement_timeout: statementTimeoutMs,
+      lock_timeout: 5_000,
+      keepAlive: true,
+      application_name: "mayfly",
+      // Compiling a plan takes longer than our statements run.
+      options: "-c search_path=mayfly -c jit=off",
+    });
+    // Without listeners, a connection that is lost while idle, or between two statements of a transaction, would end the
+    // process (reliability C11). Who uses it learns of it by its next statement.
+    opened.on("error", (error) => log.warn({ err: error }, "an idle database connection was lost"));
+    opened.on("connect", (client) => client.on("error", () => undefined));
+    return opened;
+  };
+  const pool = open(maxConnections);
+  // Of their own, so that transactions that wait for each other cannot keep a mint from the database.
+  const hot = open(HOT_CONNECTIONS);
   const kysely = new Kysely<Database>({ dialect: new PostgresDialect({ pool }) });
 
   return {
@@ -89,7 +100,7 @@ export function openDatabase({
       return batcher<Item, Row>(async (tenantId, items) => {
         for (let attempt = 1; ; attempt += 1) {
           try {
-            const result = await query(pool, text, [tenantId, JSON.stringify(items)], `mayfly_${name}`);
+            const result = await query(hot, text, [tenantId, JSON.stringify(items)], `mayfly_${name}`);
             return result.rows as Row[];
           } catch (error) {
             if (attempt < 3 && isRetryable(error)) continue;
@@ -117,6 +128,7 @@ export function openDatabase({
     },
     async [Symbol.asyncDispose]() {
       await kysely.destroy();
+      await hot.end();
     },
   };
 }

@@ -1,4 +1,4 @@
-import { createServer, type Server } from "node:http";
+import { createServer, IncomingMessage, type Server, type ServerOptions, ServerResponse } from "node:http";
 import type { AddressInfo } from "node:net";
 import express, { type ErrorRequestHandler, type Express, type RequestHandler } from "express";
 import type { Registry } from "prom-client";
@@ -94,6 +94,7 @@ export function createHttpServer(options: HttpServerOptions): HttpServer {
       connectionsCheckingInterval: limits.connectionsCheckingIntervalMs,
       maxHeaderSize: limits.maxHeaderBytes,
       requireHostHeader: false,
+      ...bornAsExpress(app),
     },
     app,
   );
@@ -112,6 +113,26 @@ export function createHttpServer(options: HttpServerOptions): HttpServer {
     stop: () => (stopping ??= stop(server, exchanges, limits.stopTimeoutMs)),
   };
 }
+
+/**
+ * Requests and responses that have express's prototypes from their birth. Express would give them theirs on arrival,
+ * and an object that changes its prototype leaves V8's fast paths for good, in all the code that touches it: a fifth of
+ * the processor time of a mint. Node's constructors are functions, and are called as such: `Reflect.construct` costs more
+ * than it saves.
+ */
+function bornAsExpress(app: Express): Pick<ServerOptions, "IncomingMessage" | "ServerResponse"> {
+  function Request(this: object, ...given: unknown[]): void {
+    Reflect.apply(IncomingMessage as unknown as Constructor, this, given);
+  }
+  Request.prototype = app.request;
+  function Response(this: object, ...given: unknown[]): void {
+    Reflect.apply(ServerResponse as unknown as Constructor, this, given);
+  }
+  Response.prototype = app.response;
+  return { IncomingMessage: Request as never, ServerResponse: Response as never };
+}
+
+type Constructor = (this: object, ...given: unknown[]) => void;
 
 function createApp(options: HttpServerOptions, exchanges: Exchanges): Express {
   assertEndpoints(options.endpoints);

@@ -38,8 +38,7 @@ export function changedSettings(
  * Disables a trust source and takes back every credential that was minted by somebody whom it vouched for; or enables it
  * again, which brings nothing back. Doing it twice is harmless.
  *
- * The agents of its identities are locked as well: a mint holds a share lock on its agent, so it has either committed
- * (and is taken back), or finds the source disabled.
+ * The change has closed the tenant's gate: a mint has either committed (and is taken back), or finds the source disabled.
  */
 export async function changeTrustSourceState(
   tx: Tx,

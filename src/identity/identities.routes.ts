@@ -71,7 +71,7 @@ export function identityEndpoints(deps: CollectionDeps): Endpoint[] {
       await checkIdentity(tx, tenantId, body);
       return undefined;
     },
-    // A mint holds a share lock on its agent: it has committed, and is taken back below, or finds the identity gone.
+    // The gate is closed (collection.routes.ts): a mint has committed, and is taken back below, or finds the identity gone.
     beforeDelete: (tx, row, { tenantId }) => lockAgents(tx, tenantId, [row.agent_id]),
     afterDelete: (tx, row, { tenantId, subject }) => takeBackOf(tx, tenantId, subject, [row.agent_id], [row.id]),
   });

@@ -1,4 +1,4 @@
-import { createHash } from "node:crypto";
+import { hash } from "node:crypto";
 import type { CryptoKey } from "jose";
 import type { KeyAnswer } from "./key-set.ts";
 import type { Principal } from "./principal.ts";
@@ -51,5 +51,5 @@ export function createKnownCallers(): KnownCallers {
 }
 
 function nameOf(token: string): string {
-  return createHash("sha256").update(token).digest("base64");
+  return hash("sha256", token, "base64");
 }

@@ -1,10 +1,12 @@
-import { createHash } from "node:crypto";
+import { hash } from "node:crypto";
 
 /**
  * The canonical JSON text of a value (RFC 8785): members sorted by UTF-16 code units, no white space. Values that
  * JSON cannot carry (undefined members apart, which are left out) are refused with a TypeError.
  */
 export function canonicalJson(value: unknown): string {
+  const known = typeof value === "object" && value !== null ? texts.get(value) : undefined;
+  if (known !== undefined) return known;
   if (value === null || typeof value === "boolean" || typeof value === "string") return JSON.stringify(value);
   if (typeof value === "number") {
     if (!Number.isFinite(value)) throw new TypeError("canonical JSON has no NaN and no Infinity");
@@ -19,7 +21,34 @@ export function canonicalJson(value: unknown): string {
   return `{${members.join(",")}}`;
 }
 
+const texts = new WeakMap<object, string>();
+
+const made = new WeakMap<object, object>();
+
+/**
+ * What `make` makes of `source`, made once and never changed: the same object for the same source, with its canonical
+ * text remembered. For parts that many values share. One kind of thing per source.
+ */
+export function constantOf<Source extends object, Part extends object>(
+  source: Source,
+  make: (source: Source) => Part,
+): Part {
+  const known = made.get(source) as Part | undefined;
+  if (known !== undefined) return known;
+  const part = make(source);
+  freeze(part);
+  texts.set(part, canonicalJson(part));
+  made.set(source, part);
+  return part;
+}
+
+function freeze(value: unknown): void {
+  if (typeof value !== "object" || value === null) return;
+  for (const member of Object.values(value)) freeze(member);
+  Object.freeze(value);
+}
+
 /** Hex SHA-256 of the canonical JSON of a value: equal meaning, equal hash. */
 export function canonicalHash(value: unknown): string {
-  return createHash("sha256").update(canonicalJson(value)).digest("hex");
+  return hash("sha256", canonicalJson(value), "hex");
 }

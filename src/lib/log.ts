@@ -15,7 +15,28 @@ export function createLog(level: string, destination?: { write(line: string): vo
     formatters: { level: (label: string) => ({ level: label }) },
     serializers: { err: describeError },
   };
-  return destination === undefined ? pino(options) : pino(options, destination);
+  return pino(options, destination ?? standardOutput());
+}
+
+/**
+ * Standard output, written once per turn of the event loop: the lines of requests that are answered together go in one
+ * system call. They are out before the next turn begins, and before the process ends.
+ */
+function standardOutput(): { write(line: string): void } {
+  const output = pino.destination({ fd: 1, sync: true });
+  let lines = "";
+  const flush = (): void => {
+    const text = lines;
+    lines = "";
+    if (text !== "") output.write(text);
+  };
+  process.on("exit", flush);
+  return {
+    write(line) {
+      if (lines === "") setImmediate(flush);
+      lines += line;
+    },
+  };
 }
 
 function describeError(error: unknown): unknown {

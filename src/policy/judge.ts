@@ -70,16 +70,10 @@ interface Preparsed {
 }
 const MAX_PREPARSED_SIZE = 4 * 1024 * 1024;
 const preparsed = new Map<string, Preparsed>();
-let freeNames: string[] = [];
+const freeNames: string[] = [];
 let names = 0;
-let preparsedSize = 0;
 
-onCedarReplaced(() => {
-  preparsed.clear();
-  freeNames = [];
-  names = 0;
-  preparsedSize = 0;
-});
+onCedarReplaced(() => preparsed.clear());
 
 function preparse(slice: Slice): string {
   const found = preparsed.get(slice.key);
@@ -89,11 +83,13 @@ function preparse(slice: Slice): string {
     preparsed.set(slice.key, found);
     return found.name;
   }
+  let size = slice.size;
+  for (const each of preparsed.values()) size += each.size;
   for (const [key, oldest] of preparsed) {
-    if (preparsedSize + slice.size <= MAX_PREPARSED_SIZE) break;
+    if (size <= MAX_PREPARSED_SIZE) break;
     withCedar((cedar) => cedar.preparsePolicySet(oldest.name, { staticPolicies: {} }));
     preparsed.delete(key);
-    preparsedSize -= oldest.size;
+    size -= oldest.size;
     freeNames.push(oldest.name);
   }
   const name = freeNames.pop() ?? `slice ${names++}`;
@@ -103,6 +99,5 @@ function preparse(slice: Slice): string {
     throw new CedarFailed("a policy set that was read cannot be preparsed");
   }
   preparsed.set(slice.key, { name, size: slice.size });
-  preparsedSize += slice.size;
   return name;
 }

@@ -1,6 +1,7 @@
 import { createHash } from "node:crypto";
 import { sql } from "kysely";
 import type { ActingFor, Db, Tx } from "../db/database.ts";
+import { closeGate } from "../db/gate.ts";
 import { MayflyError, notFound } from "../lib/errors.ts";
 import { type Id, newId } from "../lib/ids.ts";
 import { defaultPolicies } from "./default-policies.ts";
@@ -35,7 +36,7 @@ export async function publishPolicies(
 export async function activatePolicies(db: Db, acting: ActingFor, version: number): Promise<void> {
   const tenantId = acting.tenantId as Id<"tenant">;
   await db.withTenant(acting, async (tx) => {
-    await lock(tx, tenantId);
+    await closeGate(tx, tenantId);
     const wanted = await tx
       .selectFrom("policy_sets")
       .select("id")
@@ -61,13 +62,14 @@ export async function ensureDefaultPolicies(db: Db, tenantId: Id<"tenant">): Pro
 
 /** As {@link ensureDefaultPolicies}, in the transaction that makes the tenant. */
 export async function giveDefaultPolicies(tx: Tx, { id }: { readonly id: Id<"tenant"> }): Promise<void> {
-  await lock(tx, id);
+  await closeGate(tx, id);
   const some = await tx.selectFrom("policy_sets").select("id").where("tenant_id", "=", id).limit(1).executeTakeFirst();
   if (some === undefined) await insertActive(tx, id, defaultPolicies, "the defaults", "mayfly:policy");
 }
 
 async function insertActive(tx: Tx, tenantId: Id<"tenant">, text: string, note: string, by: string) {
-  await lock(tx, tenantId);
+  // One publisher at a time: the number of the next version depends on it.
+  await closeGate(tx, tenantId);
   const last = await tx
     .selectFrom("policy_sets")
     .select((eb) => eb.fn.max("policy_version").as("version"))
@@ -99,9 +101,4 @@ async function deactivate(tx: Tx, tenantId: Id<"tenant">): Promise<void> {
     .where("tenant_id", "=", tenantId)
     .where("active", "=", true)
     .execute();
-}
-
-/** One publisher per tenant at a time; the number of the next version depends on it. */
-async function lock(tx: Tx, tenantId: string): Promise<void> {
-  await sql`select pg_advisory_xact_lock(hashtextextended(${`policy/${tenantId}`}, 0))`.execute(tx);
 }

@@ -105,7 +105,7 @@ function openLink(url: string, special: Options = {}): Link {
 /**
  * Asks Redis something when the jobs of a second are due. A worker waits for the next delayed job in a blocking command, and an
  * idle Redis looks at the time-outs of those only ten times a second (its `hz`); whenever it is asked something, it looks
- * at once. Measured with nothing else going on: TODO
+ * at once.
  */
 function nudgeEverySecond(ask: () => Promise<unknown>): () => void {
   let timer: NodeJS.Timeout;

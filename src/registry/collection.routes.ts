@@ -1,6 +1,7 @@
 import { sql, type Transaction } from "kysely";
 import { z } from "zod";
 import { constraintOf, type Db, sqlState, type Tx } from "../db/database.ts";
+import { closeGate } from "../db/gate.ts";
 import { type Call, type Endpoint, endpoint } from "../http/endpoint.ts";
 import { type Pager, pageOf, pageQuery } from "../http/page.ts";
 import type { Principal } from "../identity/principal.ts";
@@ -105,7 +106,10 @@ export function collectionRoutes<Table extends CollectionTable, Create, Update>(
   };
   const change: Change = async (caller, requestId, work) => {
     try {
-      return await db.withTenant({ tenantId: caller.tenantId, actor: caller.subject, requestId }, work);
+      return await db.withTenant({ tenantId: caller.tenantId, actor: caller.subject, requestId }, async (tx) => {
+        await closeGate(tx, caller.tenantId);
+        return work(tx);
+      });
     } catch (error) {
       throw wordDatabaseError(error, what, unique);
     }

@@ -10,7 +10,7 @@ import type { Id } from "../lib/ids.ts";
  * hold or that was minted there: all of it or, if anything fails, nothing. Doing it twice is harmless.
  *
  * The owner's row comes first: whoever is about to give something to this owner holds a share lock on it, and is
- * waited for. Then states, in the order in which a mint takes its locks, and credentials last (migrations/0004).
+ * waited for. Then states, in the order of all locks (ARCHITECTURE.md), and credentials last.
  */
 export async function departOwner(tx: Tx, { tenantId, subject }: Principal, ownerId: Id<"owner">): Promise<void> {
   const owner = await tx
@@ -56,7 +56,6 @@ export async function departOwner(tx: Tx, { tenantId, subject }: Principal, owne
     .where("state", "in", ["active", "quarantined"])
     .execute();
 
-  // In one statement, so that it locks in the order of the kill switch, which knows no owner.
   const agentIds = agents.map(({ id }) => id);
   const targetIds = targets.map(({ id }) => id);
   await takeBack(

@@ -1,6 +1,7 @@
 import { type Selectable, sql } from "kysely";
 import { takeBack } from "../credentials/take-back.ts";
 import { type Db, sqlState, type Tx } from "../db/database.ts";
+import { closeGate } from "../db/gate.ts";
 import type { Database } from "../db/schema.ts";
 import type { Principal } from "../identity/principal.ts";
 import { MayflyError, notFound } from "../lib/errors.ts";
@@ -106,7 +107,7 @@ export async function changeTenantState(
   if (id === SYSTEM_TENANT)
     throw new MayflyError("conflict", "the tenant of the operators is not suspended: nobody could bring it back");
   return db.withTenant({ tenantId: id, actor: caller.subject, requestId }, async (tx) => {
-    // A mint holds a share lock on this row (migrations/0004): it has committed, and is taken back, or sees the new state.
+    await closeGate(tx, id);
     const tenant = await tx.selectFrom("tenants").selectAll().where("id", "=", id).forNoKeyUpdate().executeTakeFirst();
     if (tenant === undefined) throw notFound();
     const row =

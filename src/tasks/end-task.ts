@@ -8,8 +8,8 @@ import type { Id } from "../lib/ids.ts";
  * Ends a task and takes back every credential of it, in the caller's transaction. Ending twice is harmless: the first
  * outcome stays. Returns how many credentials were taken back.
  *
- * The task's row is updated first: a mint in flight holds a share lock on it, so it either commits before this update
- * (and is taken back by the next statement) or sees the task ended and is refused.
+ * The task's row and its meter are updated first: a mint in flight holds the meter, so it either commits before this
+ * update (and is taken back by the next statement) or sees the task ended and is refused.
  */
 export async function endTask(
   tx: Tx,
@@ -61,7 +61,7 @@ export async function endDueTasks(db: Db, tenantId: Id<"tenant">): Promise<void>
   );
   for (const { id, late } of due) {
     await db.withTenant({ tenantId, actor: BY }, async (tx) => {
-      // A heartbeat may have arrived since: look again under the locks, in the order that a mint takes them.
+      // A heartbeat may have arrived since: look again under the locks, in the order of all locks.
       await tx
         .selectFrom("tasks")
         .select("id")

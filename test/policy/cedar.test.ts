@@ -58,7 +58,27 @@ test("a policy at every limit at once is judged", () => {
   expect(decide(compiled(text), anInput()).outcome).toBe("allow");
 });
 
-test("more policy sets than fit are judged in turn, each by its own", () => {
+/** What Cedar was told to preparse since, and how much of it is in its memory under a name. */
+function watchPreparsing() {
+  const cedar = withCedar((instance) => instance);
+  const { preparsePolicySet } = cedar;
+  const held = new Map<string, number>();
+  const seen = { calls: 0, names: held, most: 0 };
+  cedar.preparsePolicySet = (name, policySet) => {
+    held.set(name, JSON.stringify(policySet).length);
+    seen.calls += 1;
+    seen.most = Math.max(
+      seen.most,
+      [...held.values()].reduce((sum, size) => sum + size, 0),
+    );
+    return preparsePolicySet(name, policySet);
+  };
+  return seen;
+}
+
+test("more policy sets than fit are judged in turn, each by its own, and never take more memory than they may", () => {
+  breakCedar(); // A fresh instance, so that all that it holds is seen.
+  const seen = watchPreparsing();
   const sets = Array.from({ length: 30 }, (_, i) => {
     // Comments count as text but cost Cedar little. Of two sizes, so that one that goes makes room for several.
     const comment = `// ${"x".repeat(i % 3 === 0 ? 250_000 : 100_000)}\n`;
@@ -75,10 +95,14 @@ test("more policy sets than fit are judged in turn, each by its own", () => {
   for (let round = 0; round < 2; round++) {
     for (let i = 0; i < sets.length; i++) {
       expect([i, outcomeOf(i, i), outcomeOf(i, i + 1)]).toEqual([i, "allow", "deny"]);
-      // Those asked just before are still there, and must not have become this one.
-      for (let before = Math.max(0, i - 3); before < i; before++) {
+      // Those asked a while ago are still there, without being preparsed again, and must not have become this one.
+      const { calls } = seen;
+      for (const before of [0, i - 3, i - 2, i - 1].filter((set) => set >= 0 && set < i)) {
         expect([i, before, outcomeOf(before, before)]).toEqual([i, before, "allow"]);
       }
+      expect(seen.calls).toBe(calls);
     }
   }
+  expect(seen.names.size).toBeLessThan(sets.length);
+  expect(seen.most).toBeLessThan(4.1 * 1024 * 1024);
 });

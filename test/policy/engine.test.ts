@@ -149,6 +149,15 @@ describe("remedies", () => {
     expect(outcomeOf(text)).toMatchObject({ outcome: "deny", reasons: [{ code: "policy_forbidden", policy: "a" }] });
   });
 
+  test("a remedy on a permit lifts nothing and asks for nothing", () => {
+    const open = OPEN.replace("permit", '@remedy("approval:owners") permit');
+    expect(outcomeOf(open)).toMatchObject({ outcome: "allow", reasons: [] });
+    expect(outcomeOf(`${open} @id("a") forbid (principal, action, resource);`)).toMatchObject({
+      outcome: "deny",
+      reasons: [{ code: "policy_forbidden", policy: "a" }],
+    });
+  });
+
   test("every approval that is needed is named, also one that only the first would reveal", () => {
     const revealed = `@id("c") @remedy("approval:legal") forbid (principal, action, resource)
       when { context.approvals.contains("finance") } unless { context.approvals.contains("legal") };`;

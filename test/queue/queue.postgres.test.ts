@@ -2,7 +2,8 @@ import { describe, expect, test } from "@jest/globals";
 import pg from "pg";
 import { testDatabase } from "../support/database.ts";
 import { until } from "../support/until.ts";
-import { closeAll, freshPrefix, itIsAQueue, open, wakesUp } from "./promises.ts";
+import { closeAll, freshPrefix, open, wakesUp } from "./open.ts";
+import { itIsAQueue } from "./promises.ts";
 import { postgresTestServer, query } from "./servers.ts";
 
 const server = itIsAQueue("PostgreSQL", postgresTestServer);

@@ -3,7 +3,8 @@ import { Worker } from "bullmq";
 import { MayflyError } from "../../src/lib/errors.ts";
 import { describeWithRedis, testRedis } from "../support/redis.ts";
 import { until } from "../support/until.ts";
-import { freshPrefix, itIsAQueue, open, wakesUp } from "./promises.ts";
+import { freshPrefix, open, wakesUp } from "./open.ts";
+import { itIsAQueue } from "./promises.ts";
 import { redisTestServer } from "./servers.ts";
 
 describeWithRedis("on Redis", () => {

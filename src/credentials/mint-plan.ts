@@ -1,0 +1,122 @@
+import type { Principal } from "../identity/principal.ts";
+import { MayflyError } from "../lib/errors.ts";
+import { type Id, newId } from "../lib/ids.ts";
+import type { Secret } from "../lib/secret.ts";
+import type { PolicyDecision } from "../policy/request.ts";
+import { type CheckedMint, denied, highestDataClass, type Lifetime, type TtlLimits } from "./check-records.ts";
+import type { MintRequest } from "./mint-facts.ts";
+
+/** An agent that mints for itself. */
+export type AgentPrincipal = Principal & { readonly agentId: Id<"agent"> };
+
+/** The bounds of this deployment that a mint keeps to, in seconds. */
+export type MintLimits = TtlLimits & { readonly mintTimeoutSeconds: number };
+
+/** Everything that the commit writes, decided but not yet true. */
+export interface Plan {
+  readonly id: Id<"credential">;
+  readonly decisionId: Id<"decision">;
+  readonly checked: CheckedMint;
+  readonly decision: PolicyDecision;
+  readonly lifetime: Lifetime;
+}
+
+/** What the caller is told about a credential that was just minted; `secret` is in this answer and nowhere else. */
+export interface Minted {
+  readonly id: Id<"credential">;
+  readonly checked: CheckedMint;
+  readonly decision: PolicyDecision;
+  readonly decisionId: Id<"decision">;
+  readonly lifetime: Lifetime;
+  readonly issuer: string;
+  readonly revocability: "immediate" | "expiry";
+  /** Seconds after a revoke within which someone who does not ask us may still believe it. */
+  readonly effectiveBoundSeconds: number;
+  readonly secret: Readonly<Record<string, Secret | string | number>>;
+}
+
+/** The members that both kinds of mint write with the intent. */
+export function intentOf(
+  plan: Plan,
+  principal: Principal,
+  request: MintRequest,
+  { limits, requestId }: { readonly limits: MintLimits; readonly requestId: string },
+): object {
+  const { checked, decision, lifetime: life } = plan;
+  return {
+    id: plan.id,
+    agent_id: checked.agent.id,
+    owner_id: checked.agent.owner_id,
+    identity_id: principal.identityId ?? null,
+    task_id: checked.task.id,
+    purpose_id: checked.purpose.id,
+    target_id: checked.target.id,
+    generation: checked.generation,
+    facts_until_ms: checked.trueUntilMs,
+    policy_version: checked.policyVersion,
+    issuer: checked.target.issuer,
+    environment: checked.grants[0]?.action.resource.environment,
+    data_class: highestDataClass(checked.grants),
+    binding: principal.binding,
+    actions: [...new Set(checked.grants.map((grant) => grant.action.operation))],
+    resource_ids: [...new Set(checked.grants.map((grant) => grant.action.resource.id))],
+    access: checked.grants.map((grant) => grant.access),
+    requested_ttl_seconds: request.ttl_seconds ?? limits.defaultTtlSeconds,
+    ttl_seconds: life.ttlSeconds,
+    ttl_bound: life.bound,
+    requested_by: principal.subject,
+    request_id: requestId,
+    create_within_ms: limits.mintTimeoutSeconds * 1000,
+    expires_ms: life.expiresMs,
+    decision_id: plan.decisionId,
+    determining: decision.determining,
+    reasons: decision.reasons,
+    input: decision.input,
+    input_hash: decision.inputHash,
+  };
+}
+
+/** What the caller gets once the credential is active. */
+export function mintedOf(
+  plan: Plan,
+  revocability: Minted["revocability"],
+  effectiveBoundSeconds: number,
+  secret: Minted["secret"],
+): Minted {
+  return {
+    ...plan,
+    issuer: plan.checked.target.issuer,
+    revocability,
+    effectiveBoundSeconds,
+    secret,
+  };
+}
+
+/** The kill switch was told to let nothing of the kind through. */
+export function blocked(): MayflyError {
+  return denied([
+    {
+      code: "blocked_by_revocation",
+      detail: "a revocation was ordered for this kind of credential and still blocks new ones",
+    },
+  ]);
+}
+
+/** Policy's refusal, with the decision as it is recorded, so that it can be replayed against other policies. */
+export class PolicyRefusal extends MayflyError {
+  readonly decision: Readonly<Record<string, unknown>> & { readonly id: Id<"decision"> };
+
+  constructor(decision: PolicyDecision) {
+    const { detail, reasons } = denied(decision.reasons);
+    super("denied", detail, { reasons });
+    this.decision = {
+      id: newId("decision"),
+      outcome: decision.outcome,
+      policy_version: decision.policyVersion,
+      determining: decision.determining,
+      reasons: decision.reasons,
+      input: decision.input,
+      input_hash: decision.inputHash,
+    };
+  }
+}

@@ -1,0 +1,200 @@
+import { afterAll, beforeAll, describe, expect, test } from "@jest/globals";
+import { sql } from "kysely";
+import { newId } from "../../src/lib/ids.ts";
+import { type Answer, type App, startApp } from "../support/app.ts";
+import { type TestDatabase, testDatabase } from "../support/database.ts";
+import { type Seeded, seed } from "../support/seed.ts";
+
+let database: TestDatabase;
+let app: App;
+let other: App;
+let s: Seeded;
+let agent: string;
+let tool: string;
+let taskId: string;
+
+// What one process changes, another one has remembered.
+beforeAll(async () => {
+  database = await testDatabase();
+  app = await startApp({ database, worker: false, env: { MAYFLY_PUBLIC_URL: "http://127.0.0.1:8377" } });
+  other = await startApp({ database, worker: false, env: app.env });
+  s = await seed(app.broker, app.idp);
+  agent = await app.token({ sub: s.agentSub });
+  tool = await app.token({ sub: "orchestrator" });
+  const opened = await app.call(tool, "POST", "/v1/tasks", {
+    agent_id: s.agentId,
+    purpose_id: s.purposeId,
+    objective: "look at ticket 7",
+    initiated_by: { kind: "human", id: "alice" },
+    deadline: new Date(Date.now() + 3_600_000).toISOString(),
+  });
+  taskId = opened.body.id;
+});
+afterAll(async () => {
+  await other[Symbol.asyncDispose]();
+  await app[Symbol.asyncDispose]();
+  await database[Symbol.asyncDispose]();
+});
+
+const mint = (at: App): Promise<Answer> =>
+  at.call(agent, "POST", "/v1/credentials", {
+    task_id: taskId,
+    target: "tickets-api",
+    actions: ["read"],
+    resources: ["tickets"],
+  });
+
+const introspect = (at: App, token: string): Promise<Answer> =>
+  at.call(tool, "POST", "/oauth/introspect", new URLSearchParams({ token }).toString(), {
+    "content-type": "application/x-www-form-urlencoded",
+  });
+
+/** Straight in SQL, as the runtime role: what is promised holds for whoever changes a row. */
+const change = async (statement: string): Promise<void> => {
+  await app.broker.db.withTenant({ tenantId: s.tenantId, actor: "test" }, (tx) => sql.raw(statement).execute(tx));
+};
+
+describe("invariant 1: what a process remembers of the registry is used by no request after it has changed", () => {
+  test.each<[string, () => [change: string, back: string], number, string]>([
+    [
+      "the agent is suspended",
+      () => [
+        `update agents set state = 'suspended' where id = '${s.agentId}'`,
+        `update agents set state = 'active' where id = '${s.agentId}'`,
+      ],
+      403,
+      "agent_not_active",
+    ],
+    [
+      "an owner departs",
+      () => [
+        `update owners set status = 'departed', departed_at = now() where id = '${s.ownerId}'`,
+        `update owners set status = 'active', departed_at = null where id = '${s.ownerId}'`,
+      ],
+      403,
+      "owner_inactive",
+    ],
+    [
+      "the purpose narrows",
+      () => [
+        `update purposes set actions = '{write}' where id = '${s.purposeId}'`,
+        `update purposes set actions = '{read,write}' where id = '${s.purposeId}'`,
+      ],
+      403,
+      "action_outside_purpose",
+    ],
+    [
+      "the target is suspended",
+      () => [
+        `update targets set state = 'suspended' where id = '${s.targetId}'`,
+        `update targets set state = 'active' where id = '${s.targetId}'`,
+      ],
+      403,
+      "target_suspended",
+    ],
+    [
+      "the target no longer reaches the resource",
+      () => [
+        `delete from target_resources where resource_id = '${s.resourceId}'`,
+        `insert into target_resources (tenant_id, target_id, resource_id, access)
+           values ('${s.tenantId}', '${s.targetId}', '${s.resourceId}', '{"read": {}, "write": {}}')`,
+      ],
+      403,
+      "resource_outside_target",
+    ],
+    [
+      "the resource is reclassified",
+      () => [
+        `update resources set environment = 'production' where id = '${s.resourceId}'`,
+        `update resources set environment = 'staging' where id = '${s.resourceId}'`,
+      ],
+      403,
+      "policy_forbidden",
+    ],
+    [
+      "other policies are published",
+      () => [`update policy_sets set active = false`, `update policy_sets set active = true where policy_version = 1`],
+      403,
+      "policy_missing",
+    ],
+    [
+      "the identity is bound to other claims",
+      () => [
+        `update identities set anchor_value = 'somebody-else' where id = '${s.identityId}'`,
+        `update identities set anchor_value = '${s.agentSub}' where id = '${s.identityId}'`,
+      ],
+      401,
+      "identity_unknown",
+    ],
+    [
+      "a second identity fits the same token",
+      () => [
+        `insert into identities (tenant_id, id, trust_source_id, agent_id, anchor_claim, anchor_value)
+           values ('${s.tenantId}', '${newId("identity")}', '${s.trustSourceId}', '${s.agentId}', 'iss', '${app.idp.issuer}')`,
+        `delete from identities where anchor_claim = 'iss'`,
+      ],
+      401,
+      "identity_ambiguous",
+    ],
+    [
+      "the trust source is disabled",
+      () => [
+        `update trust_sources set state = 'disabled', version = version + 1 where id = '${s.trustSourceId}'`,
+        `update trust_sources set state = 'active', version = version + 1 where id = '${s.trustSourceId}'`,
+      ],
+      401,
+      "token_issuer_unknown",
+    ],
+    [
+      "the tenant is suspended",
+      () => [`update tenants set state = 'suspended'`, `update tenants set state = 'active'`],
+      401,
+      "tenant_suspended",
+    ],
+  ])("%s", async (_what, statements, status, code) => {
+    const [forth, back] = statements();
+    for (const at of [app, other]) expect((await mint(at)).status).toBe(201);
+    await change(forth);
+    for (const at of [other, app]) {
+      const refused = await mint(at);
+      expect([refused.status, refused.body.reasons?.map((reason: { code: string }) => reason.code)]).toEqual([
+        status,
+        expect.arrayContaining([code]),
+      ]);
+    }
+    await change(back);
+    for (const at of [app, other]) expect((await mint(at)).status).toBe(201);
+  });
+
+  test("a tool whose trust source is disabled learns nothing more by introspection", async () => {
+    const { body } = await mint(app);
+    const token: string = body.secret.access_token;
+    for (const at of [app, other]) expect((await introspect(at, token)).body).toMatchObject({ active: true });
+    await change(`update trust_sources set state = 'disabled', version = version + 1`);
+    for (const at of [app, other]) expect((await introspect(at, token)).status).toBe(401);
+    await change(`update trust_sources set state = 'active', version = version + 1`);
+    for (const at of [app, other]) expect((await introspect(at, token)).body).toMatchObject({ active: true });
+  });
+});
+
+test("mints get through while the registry changes all the time, and none is older than a change before it", async () => {
+  let storm = true;
+  let changes = 0;
+  const changing = async (): Promise<void> => {
+    while (storm) {
+      await change(`update owners set name = name where id = '${s.ownerId}'`);
+      changes += 1;
+    }
+  };
+  const changers = [changing(), changing(), changing()];
+  try {
+    for (let round = 0; round < 20; round += 1) {
+      const answers = await Promise.all([mint(app), mint(other), mint(app), mint(other)]);
+      expect(answers.map(({ status }) => status)).toEqual([201, 201, 201, 201]);
+    }
+  } finally {
+    storm = false;
+    await Promise.all(changers);
+  }
+  expect(changes).toBeGreaterThan(20);
+});
