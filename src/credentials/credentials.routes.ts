@@ -11,7 +11,7 @@ import type { WakeUps } from "../queue/queue.ts";
 import { credentialReply, toCredential } from "./credential-reply.ts";
 import { dryRun, dryRunReply } from "./dry-run.ts";
 import { listCredentials, readCredential } from "./history.ts";
-import { type MintDeps, mint } from "./mint.ts";
+import { asAgent, type MintDeps, mint } from "./mint.ts";
 import type { MintRequest } from "./mint-facts.ts";
 import { mintOnce } from "./mint-once.ts";
 import { type Minted, PolicyRefusal } from "./mint-plan.ts";
@@ -243,9 +243,7 @@ export function credentialEndpoints(deps: CredentialDeps): Endpoint[] {
 async function handleMint(deps: CredentialDeps, call: Call<unknown, unknown, MintRequest>): Promise<Reply> {
   const { principal, body, requestId, idempotencyKey, authenticateAgain } = call;
   const context = { requestId, authenticateAgain };
-  const { agentId } = principal;
-  if (agentId === undefined) throw new MayflyError("forbidden", "only an agent mints, and only for itself");
-  const agent = { ...principal, agentId };
+  const agent = asAgent(principal);
   try {
     const minted =
       idempotencyKey === undefined

@@ -41,8 +41,10 @@ export async function introspect(
   const jti = claims?.["iss"] === deps.issuerUrl(principal.tenantName) ? claims["jti"] : undefined;
   const id = typeof jti === "string" && isId("credential", jti) ? jti : "";
   const { facts } = await deps.sql(principal.tenantId, { id, caller: principal.agentId ?? null });
-  if (facts.generation !== principal.generation && (await authenticateAgain()).agentId !== principal.agentId)
-    return inactive;
+  if (facts.generation !== principal.generation) {
+    const again = await authenticateAgain();
+    if (again.agentId !== principal.agentId) return introspect(deps, { principal: again, authenticateAgain }, token);
+  }
   if (claims === undefined || !facts.active) return inactive;
   if (principal.agentId !== undefined && !facts.caller_serves) return inactive;
   return {

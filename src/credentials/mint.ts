@@ -64,14 +64,18 @@ type Finish = () => Promise<Minted>;
  */
 export async function mint(
   deps: MintDeps,
-  caller: AgentPrincipal,
+  remembered: AgentPrincipal,
   request: MintRequest,
   context: MintContext,
 ): Promise<Minted> {
+  let caller = remembered;
+  const again = async (): Promise<AgentPrincipal> => (caller = asAgent(await context.authenticateAgain()));
   let finish = await intendOnKept(deps, caller, request, context);
   for (let round = 1; finish === undefined && round <= HOPEFUL_ROUNDS; round += 1)
-    finish = await intend(deps, deps.sql, caller, request, context);
-  finish ??= await deps.sql.standingStill(caller.tenantId, (sql) => intend(deps, sql, caller, request, context));
+    finish = await intend(deps, deps.sql, { caller, again }, request, context);
+  finish ??= await deps.sql.standingStill(caller.tenantId, (sql) =>
+    intend(deps, sql, { caller, again }, request, context),
+  );
   if (finish === undefined)
     throw new MayflyError("unavailable", "the task changed again and again while the credential was being minted", {
       retryAfterSeconds: 1,
@@ -95,7 +99,7 @@ async function intendOnKept(
     const finish = await decideAndCommit(deps, deps.sql, caller, facts, request, context);
     if (finish !== undefined) return finish;
   } catch (error) {
-    if (!(error instanceof MayflyError && error.code === "denied")) throw error;
+    if (!(error instanceof MayflyError && (error.code === "denied" || error.code === "not_found"))) throw error;
   }
   kept.forget(caller.tenantId, caller.agentId, request);
   return undefined;
@@ -105,17 +109,14 @@ async function intendOnKept(
 async function intend(
   deps: MintDeps,
   sql: IntentSql,
-  caller: AgentPrincipal,
+  { caller, again }: { readonly caller: AgentPrincipal; readonly again: () => Promise<AgentPrincipal> },
   request: MintRequest,
   context: MintContext,
 ): Promise<Finish | undefined> {
   const facts = await sql.facts(caller.tenantId, caller.agentId, request);
-  let principal = caller;
   // The caller and the facts must be of one generation: it is what the commit compares.
-  if (facts.generation !== caller.generation) {
-    principal = sameAgent(await context.authenticateAgain(), caller);
-    if (facts.generation !== principal.generation) return undefined;
-  }
+  const principal = facts.generation === caller.generation ? caller : await again();
+  if (facts.generation !== principal.generation || principal.agentId !== caller.agentId) return undefined;
   return decideAndCommit(deps, sql, principal, facts, request, context);
 }
 
@@ -141,10 +142,11 @@ async function decideAndCommit(
     : mintDownstream(deps, sql, principal, request, plan, context);
 }
 
-function sameAgent(again: Principal, { agentId }: AgentPrincipal): AgentPrincipal {
-  if (again.agentId !== agentId)
-    throw new MayflyError("forbidden", "the identity was bound to another agent while the credential was being minted");
-  return { ...again, agentId };
+/** Throws `forbidden` for a caller that is no agent. */
+export function asAgent(principal: Principal): AgentPrincipal {
+  const { agentId } = principal;
+  if (agentId === undefined) throw new MayflyError("forbidden", "only an agent mints, and only for itself");
+  return { ...principal, agentId };
 }
 
 /** A JWT is signed first and leaves only after the commit: two round trips in all. */

@@ -67,6 +67,8 @@ export function runEndpoint(endpoint: Endpoint, deps: RunDeps): Run {
       const caller = await deps.authenticate(req.headers, request, certainty);
       exchange.principal = caller;
       if (!caller.roles.some((role) => endpoint.allow.includes(role))) {
+        // What is remembered may let somebody go on to where it is checked; it refuses nobody.
+        if (certainty === "remembered") return authenticate("now");
         throw new MayflyError("forbidden", `this needs one of the roles: ${[...endpoint.allow].join(", ")}`);
       }
       return caller;

@@ -198,3 +198,43 @@ test("mints get through while the registry changes all the time, and none is old
   }
   expect(changes).toBeGreaterThan(20);
 });
+
+describe("what a process remembers refuses nobody", () => {
+  test("a token whose identity is another agent's now acts as that agent at once", async () => {
+    const other_ = newId("agent");
+    await change(`insert into agents (tenant_id, id, kind, name, owner_id, environment, state)
+      values ('${s.tenantId}', '${other_}', 'agent', 'another', '${s.ownerId}', 'staging', 'active')`);
+    for (const at of [app, other]) expect((await mint(at)).status).toBe(201);
+    await change(`update identities set agent_id = '${other_}' where id = '${s.identityId}'`);
+    // The task is the first agent's: to any other it is unknown.
+    for (const at of [app, other]) expect((await mint(at)).status).toBe(404);
+    await change(`update identities set agent_id = '${s.agentId}' where id = '${s.identityId}'`);
+    for (const at of [app, other]) expect((await mint(at)).status).toBe(201);
+  });
+
+  test("a token that was an orchestrator's and is an agent's now may mint at once", async () => {
+    const { body } = await mint(app);
+    const both = await app.token({ sub: "auditor" });
+    const bothMint = (at: App) =>
+      at.call(both, "POST", "/v1/credentials", {
+        task_id: taskId,
+        target: "tickets-api",
+        actions: ["read"],
+        resources: ["tickets"],
+      });
+    for (const at of [app, other]) {
+      const asked = await at.call(
+        both,
+        "POST",
+        "/oauth/introspect",
+        new URLSearchParams({ token: body.secret.access_token }).toString(),
+        { "content-type": "application/x-www-form-urlencoded" },
+      );
+      expect(asked.body).toMatchObject({ active: true });
+      expect((await bothMint(at)).status).toBe(403);
+    }
+    await change(`update trust_sources set version = version + 1, settings = settings || '{"role_mappings": []}'`);
+    await change(`update identities set anchor_value = 'auditor' where id = '${s.identityId}'`);
+    for (const at of [app, other]) expect((await bothMint(at)).status).toBe(201);
+  });
+});

@@ -71,7 +71,12 @@ export async function generationOf(r: Registry, { tenantId }: Chain): Promise<nu
 }
 
 /** Runs the very function that mints run, in a transaction that stays open, on facts of this generation or of now. */
-export async function mintInFlight(r: Registry, chain: Chain, generation?: number): Promise<MintInFlight> {
+export async function mintInFlight(
+  r: Registry,
+  chain: Chain,
+  generation?: number,
+  changes: object = {},
+): Promise<MintInFlight> {
   const client = new pg.Client({ connectionString: r.runtimeUrl, options: "-c search_path=mayfly" });
   client.on("error", () => undefined);
   await client.connect();
@@ -111,6 +116,7 @@ export async function mintInFlight(r: Registry, chain: Chain, generation?: numbe
     reasons: [],
     input: {},
     input_hash: "",
+    ...changes,
   };
   const { rows } = await client.query("select outcome from mint_commit($1, $2)", [
     chain.tenantId,

@@ -1,4 +1,5 @@
 import { afterAll, beforeAll, describe, expect, test } from "@jest/globals";
+import { newId } from "../../src/lib/ids.ts";
 import { aCredential, anActiveAgent, anOwner, aTarget, stateOf } from "./builders.ts";
 import { type Got, type Registry, registry } from "./harness.ts";
 import { aChain, type Chain, generationOf, mintInFlight, someoneWaits } from "./mint-in-flight.ts";
@@ -114,6 +115,35 @@ describe.each(withdrawals)("%s", (_what, reason, withdraw) => {
     const second = await withdraw(chain);
     expect([200, 204, 404]).toContain(second.status);
     await letTenantIn();
+  });
+});
+
+describe("a mint that is decided on what its process remembers", () => {
+  test.each<[string, object]>([
+    ["thinks that it is later than it is", { expires_ms: Date.now() + 3_600_000 }],
+    ["thinks that it is earlier, and would be born dead", { expires_ms: Date.now() - 1_000 }],
+    ["thinks that its purpose has not expired", { facts_until_ms: Date.now() - 1_000 }],
+    ["takes the task for another agent's", { agent_id: newId("agent") }],
+    ["takes the task for another purpose's", { purpose_id: newId("purpose") }],
+  ])("is not committed when it %s (invariants 1, 2)", async (_what, changes) => {
+    const chain = await aChain(r);
+    await using mint = await mintInFlight(r, chain, undefined, changes);
+    expect(mint.outcome).toBe("changed");
+  });
+
+  test.each([
+    [
+      "relationships",
+      (c: Chain) => `insert into relationships (tenant_id, id, subject, relation, object)
+      values ('${c.tenantId}', '${newId("relationship")}', '${c.agentId}', 'member', 'team-${c.agentId}')`,
+    ],
+    ["policy_sets", () => "update policy_sets set note = note || '.'"],
+    ["identities", (c: Chain) => `update identities set conditions = conditions where id = '${c.identityId}'`],
+  ])("is not committed after a change of %s (invariant 1)", async (_table, statement) => {
+    const chain = await aChain(r);
+    const before = await generationOf(r, chain);
+    await r.sql(statement(chain));
+    expect(await tried(chain, before)).toEqual({ outcome: "changed" });
   });
 });
 
