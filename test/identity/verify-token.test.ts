@@ -58,6 +58,7 @@ describe("a good token is accepted and says what its issuer wrote", () => {
       expiresAt: new Date((nowSeconds + 270) * 1000),
       confirmation: { kind: "bearer" },
       singleUse: undefined,
+      key: expect.objectContaining({ type: "public" }),
     });
   });
 
