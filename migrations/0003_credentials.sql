@@ -42,7 +42,8 @@ create table mayfly.task_meters (
   issued_in_minute int not null default 0,
   primary key (tenant_id, task_id),
   foreign key (tenant_id, task_id) references mayfly.tasks (tenant_id, id) on delete cascade
-);
+-- Every mint makes a new version of a row, which stays on its page, out of the indexes, if the page has room.
+) with (fillfactor = 50);
 create index task_meters_heartbeat on mayfly.task_meters (heartbeat_due_at) where heartbeat_due_at is not null;
 
 -- input is kept whole, so that a decision can be replayed against another policy set.

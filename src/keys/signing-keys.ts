@@ -1,4 +1,4 @@
-import { createPrivateKey, createPublicKey, createSign, generateKeyPairSync, type KeyObject } from "node:crypto";
+import { createPrivateKey, createPublicKey, createSign, generateKeyPairSync, hash, type KeyObject } from "node:crypto";
 import { calculateJwkThumbprint, compactVerify, decodeProtectedHeader, type JWK } from "jose";
 import type { Db } from "../db/database.ts";
 import type { Sealer } from "../lib/seal.ts";
@@ -14,7 +14,7 @@ export interface SigningKeys {
   /** The tenant's signer; makes the first key when there is none. */
   signer(tenantId: string): Promise<Signer>;
   /** The claims of a token that one of this tenant's keys signed with exactly this `typ`; undefined for everything else. Says nothing about time or revocation. */
-  verify(tenantId: string, token: string, typ: string): Promise<Readonly<Record<string, unknown>> | undefined>;
+  verify(tenantId: string, token: string, typ: string): Promise<Claims | undefined>;
   /** The public keys as a JWK set (RFC 7517); never a private member. */
   jwks(tenantId: string): Promise<{ keys: JWK[] }>;
 }
@@ -25,6 +25,11 @@ interface TenantKeys {
   readonly published: ReadonlyMap<string, { readonly key: KeyObject; readonly jwk: JWK }>;
 }
 
+type Claims = Readonly<Record<string, unknown>>;
+
+/** Some 2 KB each. */
+const MAX_VERIFIED = 5_000;
+
 /** Another process may have made or retired a key; a stale view heals itself within this time. */
 const RELOAD_MS = 60_000;
 const ACTOR = "mayfly:keys";
@@ -32,6 +37,8 @@ const ACTOR = "mayfly:keys";
 /** Keys live sealed in Postgres; the sealer's key never does. */
 export function createSigningKeys(db: Db, sealer: Sealer): SigningKeys {
   const cache = new Map<string, Promise<TenantKeys>>();
+  // Tools ask about one token again and again. By hash, and good only while the very key that signed it is published.
+  const verified = new Map<string, { readonly kid: string; readonly key: KeyObject; readonly claims: Claims }>();
 
   const load = async (tenantId: string): Promise<TenantKeys> => {
     const rows = await db.withTenant({ tenantId, actor: ACTOR }, (tx) =>
@@ -113,13 +120,21 @@ export function createSigningKeys(db: Db, sealer: Sealer): SigningKeys {
       };
     },
     async verify(tenantId, token, typ) {
+      const name = hash("sha256", `${typ} ${token}`, "base64");
+      const { published } = await keysOf(tenantId);
+      const seen = verified.get(name);
+      if (seen !== undefined && published.get(seen.kid)?.key === seen.key) return seen.claims;
       try {
         const header = decodeProtectedHeader(token);
         if (header.typ !== typ || header.alg !== "ES256" || typeof header.kid !== "string") return undefined;
-        const known = (await keysOf(tenantId)).published.get(header.kid);
+        const known = published.get(header.kid);
         if (known === undefined) return undefined;
         const { payload } = await compactVerify(token, known.key, { algorithms: ["ES256"] });
-        return JSON.parse(Buffer.from(payload).toString("utf8")) as Record<string, unknown>;
+        const claims = JSON.parse(Buffer.from(payload).toString("utf8")) as Record<string, unknown>;
+        verified.delete(name);
+        if (verified.size >= MAX_VERIFIED) verified.delete(verified.keys().next().value ?? "");
+        verified.set(name, { kid: header.kid, key: known.key, claims });
+        return claims;
       } catch (error) {
         if (error instanceof Error && "code" in error && String(error.code).startsWith("ERR_J")) return undefined;
         if (error instanceof TypeError || error instanceof SyntaxError) return undefined;
