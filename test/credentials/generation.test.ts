@@ -199,6 +199,52 @@ test("mints get through while the registry changes all the time, and none is old
   expect(changes).toBeGreaterThan(20);
 });
 
+describe("what changes without a new generation is looked at where the intent commits", () => {
+  const aTask = async (budget: object): Promise<string> => {
+    const opened = await app.call(tool, "POST", "/v1/tasks", {
+      agent_id: s.agentId,
+      purpose_id: s.purposeId,
+      objective: "look at ticket 8",
+      initiated_by: { kind: "human", id: "alice" },
+      deadline: new Date(Date.now() + 3_600_000).toISOString(),
+      budget,
+    });
+    expect(opened.status).toBe(201);
+    return opened.body.id;
+  };
+  const mintFor = (at: App, task_id: string): Promise<Answer> =>
+    at.call(agent, "POST", "/v1/credentials", {
+      task_id,
+      target: "tickets-api",
+      actions: ["read"],
+      resources: ["tickets"],
+    });
+  const reasons = ({ body }: Answer): string[] => body.reasons.map((reason: { code: string }) => reason.code);
+
+  test("a task that is paused, resumed, ended", async () => {
+    const task = await aTask({});
+    for (const [action, body, status] of [
+      ["pause", {}, 403],
+      ["resume", {}, 201],
+      ["end", { outcome: "completed" }, 403],
+    ] as const) {
+      await app.call(tool, "POST", `/v1/tasks/${task}/${action}`, body);
+      for (const at of [other, app, other])
+        expect([action, (await mintFor(at, task)).status]).toEqual([action, status]);
+    }
+  });
+
+  test("a budget of five credentials is five, whoever asks and however many at once", async () => {
+    const task = await aTask({ max_credentials: 5 });
+    const answers = await Promise.all(
+      Array.from({ length: 24 }, (_, index) => mintFor(index % 2 === 0 ? app : other, task)),
+    );
+    expect(answers.filter(({ status }) => status === 201)).toHaveLength(5);
+    for (const refused of answers.filter(({ status }) => status !== 201))
+      expect(reasons(refused)).toEqual(["task_budget_exhausted"]);
+  });
+});
+
 describe("what a process remembers refuses nobody", () => {
   test("a token whose identity is another agent's now acts as that agent at once", async () => {
     const other_ = newId("agent");

@@ -139,6 +139,8 @@ describe("a mint that is decided on what its process remembers", () => {
     ],
     ["policy_sets", () => "update policy_sets set note = note || '.'"],
     ["identities", (c: Chain) => `update identities set conditions = conditions where id = '${c.identityId}'`],
+    ["tasks", (c: Chain) => `update tasks set state = 'paused' where id = '${c.taskId}'`],
+    ["task_meters", (c: Chain) => `update task_meters set heartbeat_due_at = now() where task_id = '${c.taskId}'`],
   ])("is not committed after a change of %s (invariant 1)", async (_table, statement) => {
     const chain = await aChain(r);
     const before = await generationOf(r, chain);
