@@ -72,6 +72,8 @@ export async function openBroker(config: Config, log: Log): Promise<Broker> {
     const targetConfigs = createSealer(kek, "target-config");
     const targets = createTargetClients(db, targetConfigs);
     closing.unshift(targets);
+    const keys = createSigningKeys(db, createSealer(kek, "signing-key"));
+    closing.unshift(keys);
     let publicUrl = config.publicUrl;
     const fetchJson = createSafeFetch({ allowLoopbackHttp: config.allowLoopbackHttp });
     const publicUrlOf = (): string => publicUrl ?? `http://127.0.0.1:${config.port}`;
@@ -82,7 +84,7 @@ export async function openBroker(config: Config, log: Log): Promise<Broker> {
       db,
       queue,
       wakeUps: queue.wakeUps,
-      keys: createSigningKeys(db, createSealer(kek, "signing-key")),
+      keys,
       fetchJson,
       keyCache: createKeyCache({
         fetchJson,

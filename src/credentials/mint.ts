@@ -149,7 +149,7 @@ export function asAgent(principal: Principal): AgentPrincipal {
   return { ...principal, agentId };
 }
 
-/** A JWT is signed first and leaves only after the commit: two round trips in all. */
+/** A JWT is signed while its intent commits and leaves after both: the token's own bytes need no far side. */
 async function mintToken(
   deps: MintDeps,
   sql: IntentSql,
@@ -172,7 +172,7 @@ async function mintToken(
     access: checked.grants.map((grant) => grant.access),
   });
   const signer = await deps.keys.signer(principal.tenantId);
-  const token = await signer.sign(typ, {
+  const signing = signer.sign(typ, {
     iss: deps.issuerUrl(principal.tenantName),
     sub: checked.agent.id,
     client_id: checked.agent.id,
@@ -182,6 +182,8 @@ async function mintToken(
     txn: plan.decisionId,
     ...claims,
   });
+  // Whoever waits for it is told; if the commit fails first, nobody does.
+  signing.catch(() => undefined);
   const { outcome } = await sql.commit(principal.tenantId, {
     ...intentOf(plan, principal, request, { limits: deps.limits, requestId: context.requestId }),
     self_contained: true,
@@ -189,8 +191,15 @@ async function mintToken(
   });
   if (outcome === "blocked") throw blocked();
   if (outcome === "changed") return undefined;
-  const secret = { access_token: new Secret(token), token_type: "Bearer", expires_in: life.ttlSeconds };
-  return async () => mintedOf(plan, issuer.revocability, life.ttlSeconds, secret);
+  return async () => {
+    try {
+      const secret = { access_token: new Secret(await signing), token_type: "Bearer", expires_in: life.ttlSeconds };
+      return mintedOf(plan, issuer.revocability, life.ttlSeconds, secret);
+    } catch (error) {
+      await abandon(deps, principal, plan.id, context);
+      throw error;
+    }
+  };
 }
 
 /** Intent, and then effect and activation. */

@@ -74,14 +74,24 @@ export function createExchanges(deps: ExchangesDeps): Exchanges {
     const describe = options.describe ?? problemAnswer;
     return (req, res) => {
       const startedAt = performance.now();
-      const controller = new AbortController();
+      // Made when somebody asks for it: most handlers are done before they would look.
+      let controller: AbortController | undefined;
+      let aborted: Error | undefined;
+      const abort = (reason: Error) => {
+        aborted ??= reason;
+        controller?.abort(aborted);
+      };
       let answered = false;
       const exchange: OpenExchange = {
         req,
         res,
         requestId: requestIdOf(req),
         route,
-        signal: controller.signal,
+        get signal() {
+          controller ??= new AbortController();
+          if (aborted !== undefined) controller.abort(aborted);
+          return controller.signal;
+        },
         principal: undefined,
         error: undefined,
         silence: () => {
@@ -99,7 +109,7 @@ export function createExchanges(deps: ExchangesDeps): Exchanges {
       };
       const deadline = setTimeout(() => {
         fail(new MayflyError("unavailable", "the request took too long", { retryAfterSeconds: 1 }));
-        controller.abort(new Error("the time limit passed"));
+        abort(new Error("the time limit passed"));
       }, deps.handlerTimeoutMs);
 
       let parts = 2;
@@ -112,7 +122,7 @@ export function createExchanges(deps: ExchangesDeps): Exchanges {
       open.add(exchange);
       res.once("close", () => {
         clearTimeout(deadline);
-        if (!res.writableFinished) controller.abort(new Error("the caller hung up"));
+        if (!res.writableFinished) abort(new Error("the caller hung up"));
         record(exchange, (performance.now() - startedAt) / 1000, options.quiet === true);
         release();
       });

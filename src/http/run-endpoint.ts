@@ -81,8 +81,20 @@ export function runEndpoint(endpoint: Endpoint, deps: RunDeps): Run {
     const { params, query, body } = parse(exchange, raw);
     const idempotencyKey = honoursKey ? idempotencyKeyOf(req) : undefined;
     const work = async () => {
-      const call = { principal, params, query, body, ifMatch, idempotencyKey, requestId, request, authenticateAgain };
-      const reply = await endpoint.handle({ ...call, signal: exchange.signal });
+      const reply = await endpoint.handle({
+        principal,
+        params,
+        query,
+        body,
+        ifMatch,
+        idempotencyKey,
+        requestId,
+        request,
+        authenticateAgain,
+        get signal() {
+          return exchange.signal;
+        },
+      });
       if (deps.validateReplies) assertDeclared(endpoint, reply);
       return replyAnswer(endpoint, reply, req);
     };
