@@ -5,7 +5,7 @@ import { exportJWK, generateKeyPair, type JWK, SignJWT } from "jose";
 export interface Workload {
   readonly issuer: string;
   readonly jwks: { readonly keys: readonly JWK[] };
-  /** A token for `audience` with these claims on top of iss, iat, exp (5 min) and jti. `null` leaves a claim out. */
+  /** A token for `audience` with these claims on top of iss, iat, exp (50 min) and jti. `null` leaves a claim out. */
   token(audience: string | string[], claims: Readonly<Record<string, unknown>>): Promise<string>;
 }
 
@@ -17,7 +17,7 @@ export async function workload(issuer: string): Promise<Workload> {
     jwks: { keys: [jwk] },
     token(audience, claims) {
       const now = Math.floor(Date.now() / 1000);
-      const all = { iss: issuer, aud: audience, iat: now, exp: now + 300, jti: randomUUID(), ...claims };
+      const all = { iss: issuer, aud: audience, iat: now, exp: now + 3_000, jti: randomUUID(), ...claims };
       const kept = Object.fromEntries(Object.entries(all).filter(([, value]) => value !== null));
       return new SignJWT(kept).setProtectedHeader({ alg: "ES256", kid: "k1" }).sign(privateKey);
     },
