@@ -1,7 +1,7 @@
 import { sql } from "kysely";
 import type { Db } from "../db/database.ts";
 import type { MintFacts } from "./mint-facts.ts";
-import { createKeptFacts, createReadFacts, type KeptFacts, type ReadFacts } from "./read-facts.ts";
+import { createKeptFacts, createReadFacts, type KeptFacts, loadItem, type ReadFacts } from "./read-facts.ts";
 
 /** Reads what a mint is judged by, and commits its intent: what a decision needs of the database. */
 export interface IntentSql {
@@ -24,6 +24,7 @@ export interface MintSql extends IntentSql {
   standingStill<Result>(tenantId: string, work: (sql: IntentSql) => Promise<Result>): Promise<Result>;
 }
 
+/** The statements over one process's pools, and what that process keeps of their answers. */
 export function mintSql(db: Db): MintSql {
   let turn: Promise<unknown> = Promise.resolve();
   const kept = createKeptFacts();
@@ -49,9 +50,8 @@ export function mintSql(db: Db): MintSql {
           };
           return work({
             inTransaction: true,
-            async facts(_, agentId, { task_id, target, resources }) {
-              return (await one<{ facts: MintFacts }>("mint_load", { agent_id: agentId, task_id, target, resources }))
-                .facts;
+            async facts(_, agentId, request) {
+              return (await one<{ facts: MintFacts }>("mint_load", loadItem(agentId, request))).facts;
             },
             commit: (_, item) => one("mint_commit", item),
           });

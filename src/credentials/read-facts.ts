@@ -21,17 +21,23 @@ export interface KeptFacts {
 /** Some 3 KB each. */
 const MAX_KEPT = 5_000;
 
+/** What `mayfly.mint_load` is asked for one mint. */
+export function loadItem(agentId: Id<"agent">, { task_id, target, resources }: MintRequest): object {
+  return { agent_id: agentId, task_id, target, resources };
+}
+
+/** Reads in one round trip, shared with requests that arrive together, and keeps what was read. */
 export function createReadFacts(db: Db, kept: KeptFacts): ReadFacts {
   const load = db.batched<object, { facts: MintFacts }>("mint_load");
   return async (tenantId, agentId, request) => {
-    const { task_id, target, resources } = request;
-    const { facts } = await load(tenantId, { agent_id: agentId, task_id, target, resources });
+    const { facts } = await load(tenantId, loadItem(agentId, request));
     kept.clock(facts.now_ms);
     kept.keep(tenantId, agentId, request, facts);
     return facts;
   };
 }
 
+/** Keeps the newest {@link MAX_KEPT} of all tenants. `localMs` is a clock that never goes back. */
 export function createKeptFacts(localMs: () => number = () => performance.now()): KeptFacts {
   const kept = new Map<string, MintFacts>();
   let ahead = Number.NEGATIVE_INFINITY;
