@@ -135,7 +135,8 @@ async function decideAndCommit(
     id: context.credentialId ?? newId("credential"),
     decisionId: newId("decision"),
     checked,
-    ...judged,
+    decision: judged.decision,
+    lifetime: judged.lifetime,
   };
   return selfContainedIssuer(checked.target.issuer)
     ? mintToken(deps, sql, principal, request, plan, context)
@@ -184,11 +185,8 @@ async function mintToken(
   });
   // Whoever waits for it is told; if the commit fails first, nobody does.
   signing.catch(() => undefined);
-  const { outcome } = await sql.commit(principal.tenantId, {
-    ...intentOf(plan, principal, request, { limits: deps.limits, requestId: context.requestId }),
-    self_contained: true,
-    revocability: issuer.revocability,
-  });
+  const made = { limits: deps.limits, requestId: context.requestId, revocability: issuer.revocability };
+  const { outcome } = await sql.commit(principal.tenantId, intentOf(plan, principal, request, made));
   if (outcome === "blocked") throw blocked();
   if (outcome === "changed") return undefined;
   return async () => {
@@ -220,13 +218,14 @@ async function mintDownstream(
     sql.inTransaction,
   );
   const { downstreamName, handle } = issuer.name(plan.id, config);
-  const { outcome } = await sql.commit(principal.tenantId, {
-    ...intentOf(plan, principal, request, { limits: deps.limits, requestId: context.requestId }),
-    self_contained: false,
+  const made = {
+    limits: deps.limits,
+    requestId: context.requestId,
     revocability: issuer.revocability,
-    downstream_name: downstreamName,
-    handle_sealed: deps.handles.seal(JSON.stringify(handle), plan.id).toString("base64"),
-  });
+    downstreamName,
+    handleSealed: deps.handles.seal(JSON.stringify(handle), plan.id),
+  };
+  const { outcome } = await sql.commit(principal.tenantId, intentOf(plan, principal, request, made));
   if (outcome === "blocked") throw blocked();
   if (outcome === "changed") return undefined;
 

@@ -22,7 +22,7 @@ export interface SigningKeys extends AsyncDisposable {
 
 interface TenantKeys {
   readonly loadedAt: number;
-  readonly active: { readonly kid: string; readonly key: KeyObject } | undefined;
+  readonly active: { readonly kid: string; readonly key: KeyObject; readonly headers: Map<string, string> } | undefined;
   readonly published: ReadonlyMap<string, { readonly key: KeyObject; readonly jwk: JWK }>;
 }
 
@@ -42,7 +42,8 @@ export function createSigningKeys(db: Db, sealer: Sealer): SigningKeys {
   // Tools ask about one token again and again. By hash, and good only while the very key that signed it is published.
   const verified = new Map<string, { readonly kid: string; readonly key: KeyObject; readonly claims: Claims }>();
 
-  const load = async (tenantId: string): Promise<TenantKeys> => {
+  // The same key stays the same object: the signing thread and `verified` know keys by it.
+  const load = async (tenantId: string, previous: TenantKeys | undefined): Promise<TenantKeys> => {
     const rows = await db.withTenant({ tenantId, actor: ACTOR }, (tx) =>
       tx.selectFrom("signing_keys").selectAll().where("state", "!=", "gone").execute(),
     );
@@ -50,27 +51,29 @@ export function createSigningKeys(db: Db, sealer: Sealer): SigningKeys {
     return {
       loadedAt: performance.now(),
       active:
-        active === undefined
-          ? undefined
+        active === undefined || active.kid === previous?.active?.kid
+          ? active && previous?.active
           : {
               kid: active.kid,
               key: createPrivateKey(sealer.open(active.private_sealed, sealContext(tenantId, active.kid))),
+              headers: new Map(),
             },
       published: new Map(
-        rows.map((row) => [
-          row.kid,
-          { key: createPublicKey({ key: row.public_jwk, format: "jwk" }), jwk: row.public_jwk },
+        rows.map(({ kid, public_jwk: jwk }) => [
+          kid,
+          previous?.published.get(kid) ?? { key: createPublicKey({ key: jwk, format: "jwk" }), jwk },
         ]),
       ),
     };
   };
   const keysOf = async (tenantId: string): Promise<TenantKeys> => {
-    const cached = cache.get(tenantId);
-    if (cached !== undefined) {
-      const keys = await cached;
-      if (performance.now() - keys.loadedAt < RELOAD_MS) return keys;
-    }
-    const loading = load(tenantId);
+    const present = cache.get(tenantId);
+    const keys = await present;
+    if (keys !== undefined && performance.now() - keys.loadedAt < RELOAD_MS) return keys;
+    // Whoever came first loads, for all.
+    const begun = cache.get(tenantId);
+    if (begun !== undefined && begun !== present) return begun;
+    const loading = load(tenantId, keys);
     cache.set(tenantId, loading);
     loading.catch(() => cache.delete(tenantId));
     return loading;
@@ -114,7 +117,9 @@ export function createSigningKeys(db: Db, sealer: Sealer): SigningKeys {
         kid: active.kid,
         // RFC 7515 §3.1 by hand: jose signs with WebCrypto, one text and one thread hop at a time.
         async sign(typ, claims) {
-          const text = `${encoded({ alg: "ES256", typ, kid: active.kid })}.${encoded(claims)}`;
+          const header = active.headers.get(typ) ?? encoded({ alg: "ES256", typ, kid: active.kid });
+          active.headers.set(typ, header);
+          const text = `${header}.${encoded(claims)}`;
           return `${text}.${await thread.sign(active.key, text)}`;
         },
       };

@@ -1,4 +1,5 @@
 import type { Db } from "../db/database.ts";
+import { canonicalJson } from "../lib/canonical-json.ts";
 import { MayflyError } from "../lib/errors.ts";
 import type { Id } from "../lib/ids.ts";
 import { type CompiledPolicies, compile } from "./compile.ts";
@@ -19,8 +20,25 @@ export interface Policies {
 /** Compiled sets kept per process; the one used longest ago goes first. */
 const KEPT = 200;
 
+/** Some 4 KB each. */
+const MAX_REMEMBERED = 5_000;
+
 export function createPolicies(db: Db): Policies {
   const compiled = new Map<string, Promise<CompiledPolicies>>();
+  // A decision depends on its policies and its input alone, and an agent asks for the same again and again.
+  const allowed = new Map<string, PolicyDecision>();
+
+  const remembered = (set: CompiledPolicies, input: PolicyInput): PolicyDecision => {
+    const key = `${set.tenantId}/${set.version} ${canonicalJson(input)}`;
+    const known = allowed.get(key);
+    if (known !== undefined) return known;
+    const decision = decide(set, input);
+    // A denial may be an error that passes.
+    if (decision.outcome !== "allow") return decision;
+    if (allowed.size >= MAX_REMEMBERED) allowed.delete(allowed.keys().next().value ?? "");
+    allowed.set(key, decision);
+    return decision;
+  };
 
   const load = async (tenantId: Id<"tenant">, version: number): Promise<CompiledPolicies> => {
     const row = await db.withTenant({ tenantId, actor: "mayfly:policy" }, (tx) =>
@@ -47,7 +65,7 @@ export function createPolicies(db: Db): Policies {
       }
       try {
         const set = await known;
-        return { decide: (input) => decide(set, input) };
+        return { decide: (input) => remembered(set, input) };
       } catch (error) {
         compiled.delete(key);
         throw error;
