@@ -73,7 +73,6 @@ export async function openBroker(config: Config, log: Log): Promise<Broker> {
     const targets = createTargetClients(db, targetConfigs);
     closing.unshift(targets);
     const keys = createSigningKeys(db, createSealer(kek, "signing-key"));
-    closing.unshift(keys);
     let publicUrl = config.publicUrl;
     const fetchJson = createSafeFetch({ allowLoopbackHttp: config.allowLoopbackHttp });
     const publicUrlOf = (): string => publicUrl ?? `http://127.0.0.1:${config.port}`;

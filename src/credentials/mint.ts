@@ -150,7 +150,7 @@ export function asAgent(principal: Principal): AgentPrincipal {
   return { ...principal, agentId };
 }
 
-/** A JWT is signed while its intent commits and leaves after both: the token's own bytes need no far side. */
+/** A JWT is signed once its intent is committed: it needs no far side. */
 async function mintToken(
   deps: MintDeps,
   sql: IntentSql,
@@ -173,25 +173,23 @@ async function mintToken(
     access: checked.grants.map((grant) => grant.access),
   });
   const signer = await deps.keys.signer(principal.tenantId);
-  const signing = signer.sign(typ, {
-    iss: deps.issuerUrl(principal.tenantName),
-    sub: checked.agent.id,
-    client_id: checked.agent.id,
-    iat: Math.floor(checked.nowMs / 1000),
-    exp: life.expiresMs / 1000,
-    jti: plan.id,
-    txn: plan.decisionId,
-    ...claims,
-  });
-  // Whoever waits for it is told; if the commit fails first, nobody does.
-  signing.catch(() => undefined);
   const made = { limits: deps.limits, requestId: context.requestId, revocability: issuer.revocability };
   const { outcome } = await sql.commit(principal.tenantId, intentOf(plan, principal, request, made));
   if (outcome === "blocked") throw blocked();
   if (outcome === "changed") return undefined;
   return async () => {
     try {
-      const secret = { access_token: new Secret(await signing), token_type: "Bearer", expires_in: life.ttlSeconds };
+      const token = signer.sign(typ, {
+        iss: deps.issuerUrl(principal.tenantName),
+        sub: checked.agent.id,
+        client_id: checked.agent.id,
+        iat: Math.floor(checked.nowMs / 1000),
+        exp: life.expiresMs / 1000,
+        jti: plan.id,
+        txn: plan.decisionId,
+        ...claims,
+      });
+      const secret = { access_token: new Secret(token), token_type: "Bearer", expires_in: life.ttlSeconds };
       return mintedOf(plan, issuer.revocability, life.ttlSeconds, secret);
     } catch (error) {
       await abandon(deps, principal, plan.id, context);

@@ -29,7 +29,6 @@ beforeAll(async () => {
   token = await (await keys.signer(TENANT)).sign(TYP, { jti: "1", sub: "agent" });
 });
 afterAll(async () => {
-  await keys[Symbol.asyncDispose]();
   await db[Symbol.asyncDispose]();
   await database[Symbol.asyncDispose]();
 });
