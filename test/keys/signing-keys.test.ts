@@ -26,7 +26,7 @@ beforeAll(async () => {
     tx.insertInto("tenants").values({ id: other, name: "other", display_name: "Other" }).execute(),
   );
   await keys.signer(other);
-  token = await (await keys.signer(TENANT)).sign(TYP, { jti: "1", sub: "agent" });
+  token = (await keys.signer(TENANT)).sign(TYP, { jti: "1", sub: "agent" });
 });
 afterAll(async () => {
   await db[Symbol.asyncDispose]();
