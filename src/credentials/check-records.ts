@@ -20,6 +20,10 @@ export interface CheckedMint {
   readonly relationships: MintFacts["relationships"];
   /** One entry per (action, resource), each with what it means to the issuer. */
   readonly grants: readonly { readonly action: PolicyAction; readonly access: unknown }[];
+  /** The resources of the grants, each once. */
+  readonly resources: readonly PolicyAction["resource"][];
+  /** The most sensitive class among them: what history and the kill switch call the credential's data class. */
+  readonly dataClass: string;
   readonly nowMs: number;
   readonly generation: number;
   /** Until when all this holds by the clock alone, if nobody changes a record. */
@@ -52,6 +56,8 @@ export function checkRecords(facts: MintFacts, request: MintRequest): CheckedMin
   if (facts.policy_version === null) refuse("policy_missing", "the tenant has no published policy set");
 
   if (reasons.length > 0 || facts.policy_version === null) throw denied(reasons);
+  const reached = grants.map(({ action }) => action.resource);
+  const resources = reached.filter((resource, index) => reached.indexOf(resource) === index);
   return {
     agent,
     task,
@@ -60,6 +66,8 @@ export function checkRecords(facts: MintFacts, request: MintRequest): CheckedMin
     policyVersion: facts.policy_version,
     relationships: facts.relationships,
     grants,
+    resources,
+    dataClass: highestDataClass(resources),
     nowMs: facts.now_ms,
     generation: facts.generation,
     trueUntilMs: Math.min(task.deadline_ms, purpose.expires_ms, purpose.review_by_ms),
@@ -154,13 +162,12 @@ function checkAction(
     risk,
     groups,
   }));
-  return { action: { operation, actionClass, resource: shown }, access };
+  return { action: { actionClass, operation, resource: shown }, access };
 }
 
-/** The most sensitive class among the resources: what history and the kill switch call the credential's data class. */
-export function highestDataClass(grants: CheckedMint["grants"]): string {
-  return grants
-    .map((grant) => grant.action.resource.classification)
+function highestDataClass(resources: CheckedMint["resources"]): string {
+  return resources
+    .map((resource) => resource.classification)
     .reduce((a, b) => (classifications.indexOf(a) >= classifications.indexOf(b) ? a : b), classifications[0]);
 }
 

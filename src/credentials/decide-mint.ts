@@ -44,23 +44,24 @@ function policyInput(
   revocability: "immediate" | "expiry",
 ): PolicyInput {
   const { agent, purpose, target, task } = checked;
+  // What the registry says is the same object from one mint to the next (read-facts.ts), and so is what is made of it.
+  // In the order of canonical JSON.
   return {
-    // What the registry says is the same object from one mint to the next (read-facts.ts), and so is what is made of it.
-    agent: constantOf(agent, ({ id, kind, name, environment, owner_id: ownerId }) => ({
+    actions: checked.grants.map((grant) => grant.action),
+    agent: constantOf(agent, ({ environment, id, kind, name, owner_id }) => ({
+      environment,
       id,
       kind,
       name,
-      environment,
-      ownerId,
+      ownerId: owner_id,
     })),
-    relationships: constantOf(checked.relationships, (them) => [...them]),
-    purpose: constantOf(purpose, ({ id, name, max_ttl_seconds: maxTtlSeconds }) => ({ id, name, maxTtlSeconds })),
-    task: constantOf(task, ({ id, initiated_by: { kind: initiatedBy } }) => ({ id, initiatedBy })),
-    target: constantOf(target, ({ id, issuer }) => ({ id, issuer, revocability })),
-    actions: checked.grants.map((grant) => grant.action),
-    ttlSeconds,
+    approvals: [],
     binding: principal.binding,
     delegationDepth: 0,
-    approvals: [],
+    purpose: constantOf(purpose, ({ id, max_ttl_seconds: maxTtlSeconds, name }) => ({ id, maxTtlSeconds, name })),
+    relationships: constantOf(checked.relationships, (them) => [...them]),
+    target: constantOf(target, ({ id, issuer }) => ({ id, issuer, revocability })),
+    task: constantOf(task, ({ id, initiated_by: { kind: initiatedBy } }) => ({ id, initiatedBy })),
+    ttlSeconds,
   };
 }

@@ -3,7 +3,7 @@ import { MayflyError } from "../lib/errors.ts";
 import { type Id, newId } from "../lib/ids.ts";
 import type { Secret } from "../lib/secret.ts";
 import type { PolicyDecision } from "../policy/request.ts";
-import { type CheckedMint, denied, highestDataClass, type Lifetime, type TtlLimits } from "./check-records.ts";
+import { type CheckedMint, denied, type Lifetime, type TtlLimits } from "./check-records.ts";
 import type { MintRequest } from "./mint-facts.ts";
 
 /** An agent that mints for itself. */
@@ -59,11 +59,11 @@ export function intentOf(plan: Plan, principal: Principal, request: MintRequest,
     facts_until_ms: checked.trueUntilMs,
     policy_version: checked.policyVersion,
     issuer: checked.target.issuer,
-    environment: checked.grants[0]?.action.resource.environment,
-    data_class: highestDataClass(checked.grants),
+    environment: checked.resources[0]?.environment,
+    data_class: checked.dataClass,
     binding: principal.binding,
-    actions: [...new Set(checked.grants.map((grant) => grant.action.operation))],
-    resource_ids: [...new Set(checked.grants.map((grant) => grant.action.resource.id))],
+    actions: request.actions,
+    resource_ids: checked.resources.map((resource) => resource.id),
     access: checked.grants.map((grant) => grant.access),
     requested_ttl_seconds: request.ttl_seconds ?? made.limits.defaultTtlSeconds,
     ttl_seconds: life.ttlSeconds,

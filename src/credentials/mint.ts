@@ -11,7 +11,7 @@ import { Secret } from "../lib/secret.ts";
 import type { Policies } from "../policy/policies.ts";
 import type { WakeUps } from "../queue/queue.ts";
 import type { TargetClients } from "../targets/target-clients.ts";
-import { checkRecords, denied, highestDataClass } from "./check-records.ts";
+import { checkRecords, denied } from "./check-records.ts";
 import { decideMint } from "./decide-mint.ts";
 import type { MintFacts, MintRequest } from "./mint-facts.ts";
 import {
@@ -145,9 +145,12 @@ async function decideAndCommit(
 
 /** Throws `forbidden` for a caller that is no agent. */
 export function asAgent(principal: Principal): AgentPrincipal {
-  const { agentId } = principal;
-  if (agentId === undefined) throw new MayflyError("forbidden", "only an agent mints, and only for itself");
-  return { ...principal, agentId };
+  if (isAgent(principal)) return principal;
+  throw new MayflyError("forbidden", "only an agent mints, and only for itself");
+}
+
+function isAgent(principal: Principal): principal is AgentPrincipal {
+  return principal.agentId !== undefined;
 }
 
 /** A JWT is signed once its intent is committed: it needs no far side. */
@@ -166,10 +169,10 @@ async function mintToken(
   const { typ, claims } = issuer.token(config, {
     taskId: checked.task.id,
     purpose: checked.purpose.name,
-    environment: checked.grants[0]?.action.resource.environment ?? "",
-    dataClass: highestDataClass(checked.grants),
-    actions: [...new Set(checked.grants.map((grant) => grant.action.operation))],
-    resources: [...new Set(checked.grants.map((grant) => grant.action.resource.name))],
+    environment: checked.resources[0]?.environment ?? "",
+    dataClass: checked.dataClass,
+    actions: request.actions,
+    resources: checked.resources.map((resource) => resource.name),
     access: checked.grants.map((grant) => grant.access),
   });
   const signer = await deps.keys.signer(principal.tenantId);

@@ -30,7 +30,7 @@ export interface Call<Params, Query, Body> {
   /** Who calls, true at this moment. For endpoints that say `remembersCaller`, when they see another generation. */
   readonly authenticateAgain: () => Promise<Principal>;
   /** Aborts when the caller hangs up or the server stops waiting. */
-  readonly signal: AbortSignal;
+  readonly signal: () => AbortSignal;
 }
 
 /** What a handler answers. `etag` becomes a strong ETag. `headers` win over the defaults (`Cache-Control`). */

@@ -91,9 +91,7 @@ export function runEndpoint(endpoint: Endpoint, deps: RunDeps): Run {
         requestId,
         request,
         authenticateAgain,
-        get signal() {
-          return exchange.signal;
-        },
+        signal: exchange.signal,
       });
       if (deps.validateReplies) assertDeclared(endpoint, reply);
       return replyAnswer(endpoint, reply, req);
@@ -179,13 +177,5 @@ const nobody = new Proxy({} as Principal, {
 });
 
 function factsOf({ req }: Exchange): RequestFacts {
-  return {
-    method: req.method,
-    path: req.path,
-    headers: req.headers,
-    // Few ask, and behind a proxy it takes some parsing.
-    get remoteAddress() {
-      return req.ip ?? "";
-    },
-  };
+  return { method: req.method, path: req.path, headers: req.headers, remoteAddress: req.ip ?? "" };
 }

@@ -15,12 +15,17 @@ export function canonicalJson(value: unknown): string {
   if (Array.isArray(value)) return `[${value.map(canonicalJson).join(",")}]`;
   if (typeof value !== "object") throw new TypeError(`canonical JSON has no ${typeof value}`);
   let members = "";
-  for (const name of Object.keys(value).sort()) {
+  for (const name of sorted(Object.keys(value))) {
     const member = (value as Record<string, unknown>)[name];
     if (member === undefined) continue;
     members += `${members === "" ? "" : ","}${JSON.stringify(name)}:${canonicalJson(member)}`;
   }
   return `{${members}}`;
+}
+
+/** Most are sorted already, and to see that is cheaper than sorting. */
+function sorted(names: string[]): string[] {
+  return names.every((name, index) => index === 0 || (names[index - 1] ?? "") < name) ? names : names.sort();
 }
 
 const texts = new WeakMap<object, string>();

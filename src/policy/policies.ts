@@ -17,7 +17,7 @@ export interface Policies {
   at(tenantId: Id<"tenant">, version: number): Promise<TenantPolicies>;
 }
 
-/** Compiled sets kept per process; the one used longest ago goes first. */
+/** Compiled sets kept per process; the oldest goes first. */
 const KEPT = 200;
 
 /** Some 4 KB each. */
@@ -56,12 +56,11 @@ export function createPolicies(db: Db): Policies {
   return {
     async at(tenantId, version) {
       const key = `${tenantId}/${version}`;
-      const known = compiled.get(key) ?? load(tenantId, version);
-      compiled.delete(key);
-      compiled.set(key, known);
-      for (const oldest of compiled.keys()) {
-        if (compiled.size <= KEPT) break;
-        compiled.delete(oldest);
+      let known = compiled.get(key);
+      if (known === undefined) {
+        if (compiled.size >= KEPT) compiled.delete(compiled.keys().next().value ?? "");
+        known = load(tenantId, version);
+        compiled.set(key, known);
       }
       try {
         const set = await known;

@@ -10,9 +10,9 @@ describe("a handler", () => {
     const endpoint = noteEndpoint(
       ({ signal }) =>
         new Promise((_, reject) => {
-          signal.addEventListener("abort", () => {
-            told.open(signal.reason);
-            reject(signal.reason as Error);
+          signal().addEventListener("abort", () => {
+            told.open(signal().reason);
+            reject(signal().reason as Error);
           });
         }),
     );
@@ -40,7 +40,7 @@ describe("a handler", () => {
     const begun = gate();
     const told = gate<unknown>();
     const endpoint = noteEndpoint(async ({ body, signal }) => {
-      signal.addEventListener("abort", () => told.open(signal.reason));
+      signal().addEventListener("abort", () => told.open(signal().reason));
       begun.open();
       await told.passed;
       return { status: 201, body: { note: body } };
@@ -104,7 +104,7 @@ describe("stop", () => {
     const server: Serving = await serving(
       [
         noteEndpoint(async ({ body, signal }) => {
-          signal.addEventListener("abort", () => aborted.open(signal.reason));
+          signal().addEventListener("abort", () => aborted.open(signal().reason));
           begun.open();
           await finish.passed;
           return { status: 201, body: { note: body } };
