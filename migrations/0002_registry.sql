@@ -170,6 +170,7 @@ create table mayfly.targets (
   foreign key (tenant_id, owner_id) references mayfly.owners (tenant_id, id)
 );
 create index targets_owner on mayfly.targets (tenant_id, owner_id);
+create index targets_audience on mayfly.targets (tenant_id, (config ->> 'audience')) where issuer = 'jwt';
 
 -- Which resources a target reaches, and what each action class means there for its issuer.
 create table mayfly.target_resources (

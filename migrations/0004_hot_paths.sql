@@ -107,7 +107,10 @@ begin
       from targets g join owners o on o.tenant_id = p_tenant and o.id = g.owner_id
      where g.tenant_id = p_tenant and g.id = coalesce(
        (select x.id from targets x where x.tenant_id = p_tenant and x.id = i.target),
-       (select x.id from targets x where x.tenant_id = p_tenant and x.name = i.target)) offset 0) g on true;
+       (select x.id from targets x where x.tenant_id = p_tenant and x.name = i.target),
+       -- OAuth names a target by its audience (RFC 8707), which is no id and no name. Two that share one are none.
+       (select min(x.id) from targets x where x.tenant_id = p_tenant and x.issuer = 'jwt' and x.state <> 'retired'
+           and x.config ->> 'audience' = i.target having count(*) = 1)) offset 0) g on true;
 end $$;
 
 -- Whether a kill switch's selector means a credential: every member that it names must hold.

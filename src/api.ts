@@ -1,7 +1,7 @@
 import { auditEndpoints } from "./audit/audit.routes.ts";
 import type { Broker } from "./broker.ts";
-import { credentialEndpoints, MINT_PATH, recordedByMint } from "./credentials/credentials.routes.ts";
-import { introspectionEndpoints } from "./credentials/introspection.routes.ts";
+import { credentialEndpoints } from "./credentials/credentials.routes.ts";
+import { MINT_PATHS, recordedByMint } from "./credentials/mint-recorded.ts";
 import type { Endpoint } from "./http/endpoint.ts";
 import { createHttpServer } from "./http/server.ts";
 import { createAuthenticator } from "./identity/authenticate.ts";
@@ -9,6 +9,7 @@ import { identityEndpoints } from "./identity/identities.routes.ts";
 import { trustSourceEndpoints } from "./identity/trust-sources.routes.ts";
 import { keyEndpoints } from "./keys/keys.routes.ts";
 import { SYSTEM_TENANT } from "./lib/ids.ts";
+import { oauthEndpoints } from "./oauth/oauth.routes.ts";
 import { policyEndpoints } from "./policy/policies.routes.ts";
 import { giveDefaultPolicies } from "./policy/publish-policies.ts";
 import { agentEndpoints } from "./registry/agents.routes.ts";
@@ -47,7 +48,7 @@ function allEndpoints(broker: Broker): Endpoint[] {
     ...policyEndpoints(broker),
     ...auditEndpoints(broker),
     ...keyEndpoints(broker),
-    ...introspectionEndpoints({ keys: broker.keys, issuerUrl: broker.issuerUrl, sql: broker.introspection }),
+    ...oauthEndpoints({ ...broker, onMint: broker.metrics.minted }),
   ];
 }
 
@@ -67,7 +68,7 @@ export async function startApi(broker: Broker, options: { readonly validateRepli
     // Refused proofs are recorded where they are refused, with their tenant; this is everything else (invariant 8).
     async onRefused(principal, refusal) {
       if (refusal.code === "unauthenticated") return;
-      const isMint = refusal.route === MINT_PATH;
+      const isMint = MINT_PATHS.has(refusal.route);
       if (isMint && recordedByMint(refusal.code)) return;
       await record(principal?.tenantId ?? SYSTEM_TENANT, {
         type: isMint ? "credential.denied" : "request.refused",

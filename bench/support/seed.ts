@@ -298,7 +298,7 @@ async function aTarget(
       name: `tickets-${values.issuer}`,
       issuer: values.issuer,
       owner_id: values.owner,
-      config: "{}",
+      config: values.issuer === "jwt" ? JSON.stringify(values.config) : "{}",
       config_sealed: broker.targetConfigs.seal(JSON.stringify(values.config), targetSealContext(TENANT, id)),
       max_ttl_seconds: 3600,
       canary: JSON.stringify({ state: "passed" }),

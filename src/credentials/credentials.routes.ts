@@ -1,56 +1,28 @@
 import { z } from "zod";
-import type { Db } from "../db/database.ts";
-import { type Call, type Endpoint, endpoint, type Reply } from "../http/endpoint.ts";
+import { type Endpoint, endpoint } from "../http/endpoint.ts";
 import type { Pager } from "../http/page.ts";
 import { pageOf, pageQuery } from "../http/page.ts";
-import { MayflyError } from "../lib/errors.ts";
 import { Secret } from "../lib/secret.ts";
-import { idSchema, machineName, moment, prose } from "../lib/wire.ts";
+import { idSchema, machineName, machineNames, moment, prose } from "../lib/wire.ts";
 import { classifications, environments } from "../policy/request.ts";
-import type { WakeUps } from "../queue/queue.ts";
 import { credentialReply, toCredential } from "./credential-reply.ts";
 import { dryRun, dryRunReply } from "./dry-run.ts";
 import { listCredentials, readCredential } from "./history.ts";
-import { asAgent, type MintDeps, mint } from "./mint.ts";
-import type { MintRequest } from "./mint-facts.ts";
-import { mintOnce } from "./mint-once.ts";
-import { type Minted, PolicyRefusal } from "./mint-plan.ts";
+import type { Minted } from "./mint-plan.ts";
+import { mintRecorded, type RecordedMintDeps } from "./mint-recorded.ts";
 import { readRevocation, revokeBySelector, revokeOne, selectorSchema } from "./revoke.ts";
 
-/** Where agents mint. Its refusals are events of their own kind. */
-export const MINT_PATH = "/v1/credentials";
-
-/** Refusals that {@link credentialEndpoints} records itself, with the task and, where policy refused, the decision. */
-export function recordedByMint(code: string): boolean {
-  return code === "denied" || code === "not_found";
-}
-
-export interface CredentialDeps extends MintDeps {
-  readonly db: Db;
-  readonly wakeUps: WakeUps;
+export interface CredentialDeps extends RecordedMintDeps {
   readonly pager: Pager;
-  readonly onMint?: (outcome: string, issuer: string) => void;
 }
-
-const distinct = (items: readonly string[]): boolean => new Set(items).size === items.length;
 
 function mintBody(maxTtlSeconds: number) {
   return z.strictObject({
     task_id: idSchema("task"),
     // Ids and names alone: what a caller sends by mistake (a password, a token) is no such word, and goes nowhere.
     target: machineName.describe("The target's id or name."),
-    actions: z
-      .array(machineName)
-      .min(1)
-      .max(20)
-      .refine(distinct, "names an action twice")
-      .describe("Operations that each of the resources offers."),
-    resources: z
-      .array(machineName)
-      .min(1)
-      .max(20)
-      .refine(distinct, "names a resource twice")
-      .describe("Ids or names of resources that the target reaches."),
+    actions: machineNames.describe("Operations that each of the resources offers."),
+    resources: machineNames.describe("Ids or names of resources that the target reaches."),
     ttl_seconds: z.int().min(1).max(maxTtlSeconds).optional(),
   });
 }
@@ -126,7 +98,7 @@ export function credentialEndpoints(deps: CredentialDeps): Endpoint[] {
   return [
     endpoint({
       method: "post",
-      path: MINT_PATH,
+      path: "/v1/credentials",
       summary: "Mint a credential for one task",
       tag: "credentials",
       allow: ["agent"],
@@ -134,7 +106,10 @@ export function credentialEndpoints(deps: CredentialDeps): Endpoint[] {
       body,
       idempotency: "own",
       replies: { 201: mintedReply },
-      handle: (call) => handleMint(deps, call),
+      async handle(call) {
+        const minted = await mintRecorded(deps, call, call.body);
+        return { status: 201, body: toMinted(minted), headers: { location: `/v1/credentials/${minted.id}` } };
+      },
     }),
     endpoint({
       method: "post",
@@ -238,47 +213,6 @@ export function credentialEndpoints(deps: CredentialDeps): Endpoint[] {
       },
     }),
   ];
-}
-
-async function handleMint(deps: CredentialDeps, call: Call<unknown, unknown, MintRequest>): Promise<Reply> {
-  const { principal, body, requestId, idempotencyKey, authenticateAgain } = call;
-  const context = { requestId, authenticateAgain };
-  const agent = asAgent(principal);
-  try {
-    const minted =
-      idempotencyKey === undefined
-        ? await mint(deps, agent, body, context)
-        : await mintOnce(deps.db, principal, { key: idempotencyKey, payload: body, requestId }, (credentialId) =>
-            mint(deps, agent, body, { ...context, credentialId }),
-          );
-    deps.onMint?.("minted", minted.issuer);
-    return { status: 201, body: toMinted(minted), headers: { location: `/v1/credentials/${minted.id}` } };
-  } catch (error) {
-    if (error instanceof MayflyError && recordedByMint(error.code))
-      await recordDenial(deps, agent, body, requestId, error);
-    deps.onMint?.(error instanceof MayflyError ? (error.reasons[0]?.code ?? error.code) : "internal", "none");
-    throw error;
-  }
-}
-
-/** The event is committed before the refusal leaves (invariant 8). */
-async function recordDenial(
-  deps: CredentialDeps,
-  agent: { readonly tenantId: string; readonly subject: string; readonly agentId: string },
-  asked: MintRequest,
-  requestId: string,
-  error: MayflyError,
-): Promise<void> {
-  const { decision } = error instanceof PolicyRefusal ? error : { decision: undefined };
-  const { task_id, target, actions, resources } = asked;
-  await deps.sql.deny(agent.tenantId, {
-    actor: agent.subject,
-    agent_id: agent.agentId,
-    task_id,
-    request_id: requestId,
-    data: { code: error.code, reasons: error.reasons, target, actions, resources, decision_id: decision?.id ?? null },
-    ...(decision === undefined ? {} : { decision }),
-  });
 }
 
 function toMinted(minted: Minted): z.infer<typeof mintedReply> {

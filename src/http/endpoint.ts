@@ -1,6 +1,6 @@
 import type { IncomingHttpHeaders } from "node:http";
 import type { z } from "zod";
-import type { Principal, Role } from "../identity/principal.ts";
+import type { ClientAssertion, Principal, Role } from "../identity/principal.ts";
 
 /**
  * The request as it arrived. For proofs that are bound to it (DPoP's `htm` and `htu`, client authentication on
@@ -13,6 +13,8 @@ export interface RequestFacts {
   readonly headers: IncomingHttpHeaders;
   /** The caller's address: the socket's, or what a trusted proxy says. */
   readonly remoteAddress: string;
+  /** How the caller proves who it is in the form, where the endpoint takes that. */
+  readonly client?: ClientAssertion;
 }
 
 /** What a handler is given: everything is parsed and checked, nothing is raw. */
@@ -63,6 +65,8 @@ export interface Endpoint<Params = unknown, Query = unknown, Body = unknown> {
   readonly body?: z.ZodType<Body>;
   /** `form`: application/x-www-form-urlencoded with no parameter twice (RFC 6749 §3.1). Default `json`. */
   readonly bodyKind?: "json" | "form";
+  /** The caller may prove who it is by `client_assertion` in the form instead of `Authorization` (RFC 7521 §4.2). */
+  readonly clientAssertion?: true;
   /** Requires `If-Match` (428 without). */
   readonly conditional?: boolean;
   /** Form parameters that may come more than once (RFC 8693 §2.1): they always arrive as an array. */

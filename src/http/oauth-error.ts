@@ -1,30 +1,9 @@
-import { type ErrorCode, MayflyError } from "../lib/errors.ts";
+import type { ErrorCode, MayflyError } from "../lib/errors.ts";
+import { oauthErrorCodes } from "../lib/oauth-error.ts";
 import type { Answer } from "./answer.ts";
 import { retryAfter } from "./problem.ts";
 
-/** The error codes that RFC 6749 §5.2 and its extensions register for the endpoints under `/oauth`. */
-const oauthCodes = [
-  "invalid_request",
-  "invalid_client",
-  "invalid_grant",
-  "unauthorized_client",
-  "unsupported_grant_type",
-  "unsupported_token_type",
-  "invalid_scope",
-  "invalid_target",
-  "invalid_authorization_details",
-  "invalid_dpop_proof",
-  "use_dpop_nonce",
-  "authorization_pending",
-  "slow_down",
-  "expired_token",
-  "access_denied",
-  "insufficient_user_authentication",
-] as const;
-
-export type OAuthErrorCode = (typeof oauthCodes)[number];
-
-const known: ReadonlySet<string> = new Set(oauthCodes);
+const known: ReadonlySet<string> = new Set(oauthErrorCodes);
 
 // RFC 6749 §5.2 answers 400 for everything but a failed client authentication; what HTTP itself gives a meaning
 // to (size, rate, outage) keeps its status so that generic clients back off.
@@ -49,18 +28,6 @@ const byCode: Readonly<Record<ErrorCode, readonly [status: number, error: string
   target_unavailable: [503, "temporarily_unavailable"],
   unavailable: [503, "temporarily_unavailable"],
 };
-
-/**
- * An error that an `/oauth` endpoint answers with this registered code. It is an ordinary MayflyError whose first
- * reason names the code, so audit and log see one error model.
- */
-export function oauthError(
-  error: OAuthErrorCode,
-  detail: string,
-  code: ErrorCode = error === "invalid_client" ? "unauthenticated" : "invalid_request",
-): MayflyError {
-  return new MayflyError(code, detail, { reasons: [{ code: error, detail }] });
-}
 
 /** The RFC 6749 §5.2 document of an error. Not cacheable (no answer is, unless it says so), and never an echo outside the RFC's character set. */
 export function oauthAnswer(error: MayflyError): Answer {

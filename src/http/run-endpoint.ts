@@ -2,6 +2,7 @@ import type { IncomingHttpHeaders } from "node:http";
 import type { Certainty, Principal } from "../identity/principal.ts";
 import { type ErrorCode, MayflyError, type Reason } from "../lib/errors.ts";
 import type { Answer } from "./answer.ts";
+import { clientAssertionOf } from "./client-assertion.ts";
 import type { Endpoint, RequestFacts } from "./endpoint.ts";
 import { clientGone, type Exchange, type Run } from "./exchange.ts";
 import type { FailedAuthLimit } from "./failed-auth-limit.ts";
@@ -62,7 +63,9 @@ export function runEndpoint(endpoint: Endpoint, deps: RunDeps): Run {
   async function attempt(exchange: Exchange): Promise<Answer> {
     const { req, requestId } = exchange;
     assertHeadersOnce(req);
-    const request = factsOf(exchange);
+    const limit = endpoint.bodyLimitBytes ?? DEFAULT_BODY_LIMIT_BYTES;
+    const form = endpoint.clientAssertion ? await readRawBody(req, limit) : undefined;
+    const request = { ...factsOf(exchange), ...(form === undefined ? {} : clientAssertionOf(req, form)) };
     const authenticate = async (certainty: Certainty): Promise<Principal> => {
       const caller = await deps.authenticate(req.headers, request, certainty);
       exchange.principal = caller;
@@ -77,7 +80,7 @@ export function runEndpoint(endpoint: Endpoint, deps: RunDeps): Run {
     const isPublic = endpoint.allow === "public";
     const principal = isPublic ? nobody : await authenticate(endpoint.remembersCaller ? "remembered" : "now");
     const ifMatch = endpoint.conditional === true ? ifMatchOf(req) : undefined;
-    const raw = await readRawBody(req, endpoint.bodyLimitBytes ?? DEFAULT_BODY_LIMIT_BYTES);
+    const raw = form ?? (await readRawBody(req, limit));
     const { params, query, body } = parse(exchange, raw);
     const idempotencyKey = honoursKey ? idempotencyKeyOf(req) : undefined;
     const work = async () => {

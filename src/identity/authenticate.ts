@@ -9,7 +9,7 @@ import { ADMIN_TOKEN_TYP, verifyAdminToken } from "./admin-token.ts";
 import { type ClaimCondition, mappedRoles, meetsCondition } from "./claim-conditions.ts";
 import type { KeyCache } from "./key-cache.ts";
 import { createKnownCallers, type KnownCaller } from "./known-callers.ts";
-import type { Certainty, Principal } from "./principal.ts";
+import type { Certainty, ClientAssertion, Principal } from "./principal.ts";
 import type { SignatureAlgorithm } from "./public-jwk.ts";
 import { tenantIssuer, tenantNameOf } from "./tenant-issuer.ts";
 import { type TrustSource, trustSourceSchema } from "./trust-source.ts";
@@ -24,10 +24,10 @@ export interface AuthenticateDeps {
   readonly now: () => Date;
 }
 
-/** Who calls, from the `Authorization` header; throws `unauthenticated` with a stable reason, already in the audit. */
+/** Who calls, from the `Authorization` header or a client assertion; throws `unauthenticated` with a stable reason, already in the audit. */
 export type Authenticator = (
   headers: IncomingHttpHeaders,
-  request: { readonly method: string; readonly path: string },
+  request: { readonly method: string; readonly client?: ClientAssertion },
   certainty?: Certainty,
 ) => Promise<Principal>;
 
@@ -105,10 +105,12 @@ export function createAuthenticator(deps: AuthenticateDeps): Authenticator {
 
   const authenticateToken = async (
     token: string,
+    assertion: ClientAssertion | undefined,
     certainty: Certainty,
     at: { tenant: Id<"tenant"> },
   ): Promise<Principal> => {
-    const known = await knownCaller(token, certainty);
+    // More is asked of an assertion than of a token, and most are sent once.
+    const known = assertion === undefined ? await knownCaller(token, certainty) : undefined;
     if (known !== undefined) return known;
     const peek = peekToken(token);
     if (!peek.ok) throw refusal(peek.refusal.code, peek.refusal.detail);
@@ -121,7 +123,8 @@ export function createAuthenticator(deps: AuthenticateDeps): Authenticator {
       );
     at.tenant = tenant;
     const audience = tenantIssuer(deps.publicUrl(), tenantName);
-    if (peek.token.typ === ADMIN_TOKEN_TYP) return adminPrincipal(token, tenant, tenantName, audience);
+    if (peek.token.typ === ADMIN_TOKEN_TYP && assertion === undefined)
+      return adminPrincipal(token, tenant, tenantName, audience);
 
     for (const fresh of [false, true]) {
       const source = await findSource(tenant, peek.token.issuers, fresh);
@@ -130,6 +133,7 @@ export function createAuthenticator(deps: AuthenticateDeps): Authenticator {
         audience,
         keys: deps.keyCache.keysOf(source),
         now: deps.now(),
+        assertion,
       });
       if (!verified.ok) {
         // What an older version of the source refuses, the present one may accept.
@@ -143,7 +147,7 @@ export function createAuthenticator(deps: AuthenticateDeps): Authenticator {
       const { facts } = await confirm(tenant, confirmation(source, verified.token, consume));
       if (facts.source_version !== source.version && !fresh) continue;
       const principal = principalOf(tenant, tenantName, source, verified.token, facts);
-      if (singleUse === undefined)
+      if (singleUse === undefined && assertion === undefined)
         callers.remember(token, knownCallerOf(principal, source, verified.token, peek.token));
       return principal;
     }
@@ -200,8 +204,9 @@ export function createAuthenticator(deps: AuthenticateDeps): Authenticator {
   return async (headers, request, certainty = "now") => {
     const at: { tenant: Id<"tenant"> } = { tenant: SYSTEM_TENANT };
     try {
-      const token = bearerOf(headers.authorization);
-      return await authenticateToken(token, certainty, at);
+      const { client } = request;
+      const token = client === undefined ? bearerOf(headers.authorization) : client.assertion;
+      return await authenticateToken(token, client, certainty, at);
     } catch (error) {
       if (error instanceof MayflyError && error.code === "unauthenticated") {
         await deps.record(at.tenant, {

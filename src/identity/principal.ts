@@ -34,3 +34,10 @@ export interface RememberedCaller {
   readonly principal: Principal;
   readonly authenticateAgain: () => Promise<Principal>;
 }
+
+/** Client authentication by assertion (RFC 7521 §4.2), as it was sent: nothing of it is verified. */
+export interface ClientAssertion {
+  readonly type: string;
+  readonly assertion: string;
+  readonly clientId: string | undefined;
+}

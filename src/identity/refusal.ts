@@ -23,6 +23,10 @@ export const refusalCodes = [
   "token_not_yet_valid",
   "token_too_old",
   "token_lifetime_too_long",
+  /** A client assertion of a type that nobody agreed on, or not for the kind of its trust source. */
+  "client_assertion_type_not_allowed",
+  /** The form's `client_id` is not whom the client assertion is about. */
+  "client_id_mismatch",
   /** No key of the trust source could have made the signature. */
   "token_key_unknown",
   "token_signature_invalid",

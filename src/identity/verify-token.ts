@@ -1,7 +1,9 @@
 import { type CryptoKey, compactVerify } from "jose";
 import { type Claims, claimAt, meetsCondition } from "./claim-conditions.ts";
+import { checkAssertion, isSelfIssued } from "./client-assertion.ts";
 import { type DecodedToken, decodeToken, isName } from "./decode-token.ts";
 import type { FindKeys } from "./key-set.ts";
+import type { ClientAssertion } from "./principal.ts";
 import type { SignatureAlgorithm } from "./public-jwk.ts";
 import { type Refusal, refuse } from "./refusal.ts";
 import { parseSpiffeId } from "./spiffe-id.ts";
@@ -41,7 +43,7 @@ export interface VerifiedToken {
   readonly expiresAt: Date;
   readonly confirmation: Confirmation;
   /**
-   * Present exactly when the source is `single_use`: the caller must consume (source, `jti`) once, before it acts on
+   * Present exactly when the source is `single_use` or the token is a self-issued client assertion: the caller must consume (source, `jti`) once, before it acts on
    * the token, and remember it until `keepUntil`. The text of a token is no replay key: a signature has two spellings.
    */
   readonly singleUse: { readonly jti: string; readonly keepUntil: Date } | undefined;
@@ -59,6 +61,8 @@ export interface VerifyOptions {
   readonly keys: FindKeys;
   /** The broker's clock. */
   readonly now: Date;
+  /** Present when the token came as a client assertion: then it must be one. */
+  readonly assertion?: ClientAssertion | undefined;
 }
 
 // A signature is tried with so few keys only, so that a token without kid is not a way to make us work.
@@ -101,7 +105,8 @@ export async function verifyToken(token: string, source: TrustSource, options: V
     checkKind(decoded, source) ??
     checkIssuer(decoded.claims, source) ??
     checkAudience(decoded.claims, options.audience) ??
-    checkTimes(decoded.claims, source, options.now);
+    checkTimes(decoded.claims, source, options.now) ??
+    (options.assertion && checkAssertion(decoded.claims, source, options.assertion, options.now));
   if (early !== undefined) return { ok: false, refusal: early };
   const key = await signingKey(token, decoded, options.keys);
   if ("code" in key) return { ok: false, refusal: key };
@@ -109,7 +114,8 @@ export async function verifyToken(token: string, source: TrustSource, options: V
   if (late !== undefined) return { ok: false, refusal: late };
   const confirmation = confirmationOf(decoded.claims, source);
   if ("code" in confirmation) return { ok: false, refusal: confirmation };
-  return { ok: true, token: { ...toVerifiedToken(decoded.claims, source, confirmation), key } };
+  const singleUse = source.single_use || (options.assertion !== undefined && isSelfIssued(decoded.claims, source));
+  return { ok: true, token: { ...toVerifiedToken(decoded.claims, source, confirmation, singleUse), key } };
 }
 
 function checkAlgorithm(token: DecodedToken, source: TrustSource): Refusal | undefined {
@@ -218,7 +224,12 @@ function confirmationOf(claims: Claims, source: TrustSource): Confirmation | Ref
   return source.binding === "dpop" ? { kind: "dpop", jkt: thumbprint } : { kind: "mtls", x5tS256: thumbprint };
 }
 
-function toVerifiedToken(claims: Claims, source: TrustSource, confirmation: Confirmation): Omit<VerifiedToken, "key"> {
+function toVerifiedToken(
+  claims: Claims,
+  source: TrustSource,
+  confirmation: Confirmation,
+  singleUse: boolean,
+): Omit<VerifiedToken, "key"> {
   const { sub, exp, iat, jti } = claims as {
     readonly sub: string;
     readonly exp: number;
@@ -233,9 +244,7 @@ function toVerifiedToken(claims: Claims, source: TrustSource, confirmation: Conf
     expiresAt: new Date(exp * 1000),
     confirmation,
     singleUse:
-      source.single_use && jti !== undefined
-        ? { jti, keepUntil: new Date((exp + REPLAY_MARGIN_SECONDS) * 1000) }
-        : undefined,
+      singleUse && jti !== undefined ? { jti, keepUntil: new Date((exp + REPLAY_MARGIN_SECONDS) * 1000) } : undefined,
   };
 }
 

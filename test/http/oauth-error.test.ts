@@ -1,8 +1,8 @@
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from "@jest/globals";
 import { z } from "zod";
 import { endpoint } from "../../src/http/endpoint.ts";
-import { oauthError } from "../../src/http/oauth-error.ts";
 import { MayflyError } from "../../src/lib/errors.ts";
+import { oauthError } from "../../src/lib/oauth-error.ts";
 import { type Ask, type Serving, serving } from "./harness.ts";
 
 let server: Serving;

@@ -205,7 +205,8 @@ export async function aTarget(
       name: values.name,
       issuer: values.issuer,
       owner_id: values.ownerId,
-      config: "{}",
+      // As registering does: without what is secret, and nothing of a JWT target is.
+      config: values.issuer === "jwt" ? JSON.stringify(values.config) : "{}",
       config_sealed: broker.targetConfigs.seal(JSON.stringify(values.config), targetSealContext(values.tenantId, id)),
       max_ttl_seconds: 3600,
       canary: JSON.stringify({ state: "passed" }),

@@ -1,0 +1,30 @@
+import { signatureAlgorithms } from "../identity/public-jwk.ts";
+import { TASK_DETAILS } from "../issuers/registry.ts";
+import { grantTypes } from "./token.ts";
+
+/** The path of a tenant's metadata: RFC 8414 §3.1 puts the well-known part before the issuer's own path. */
+export const METADATA_PATH = "/.well-known/oauth-authorization-server/t/{tenant}";
+
+/**
+ * A tenant's authorization server metadata (RFC 8414 §2). What has a default there that is wrong here is always said.
+ * `response_types_supported` is required and empty: there is no authorization endpoint.
+ */
+export function serverMetadata(publicUrl: string, issuer: string): Readonly<Record<string, unknown>> {
+  const byAssertion = (endpoint: string): Record<string, unknown> => ({
+    [`${endpoint}_endpoint_auth_methods_supported`]: ["private_key_jwt"],
+    [`${endpoint}_endpoint_auth_signing_alg_values_supported`]: signatureAlgorithms,
+  });
+  return {
+    issuer,
+    jwks_uri: `${issuer}/.well-known/jwks.json`,
+    token_endpoint: `${publicUrl}/oauth/token`,
+    ...byAssertion("token"),
+    introspection_endpoint: `${publicUrl}/oauth/introspect`,
+    ...byAssertion("introspection"),
+    revocation_endpoint: `${publicUrl}/oauth/revoke`,
+    ...byAssertion("revocation"),
+    response_types_supported: [],
+    grant_types_supported: grantTypes,
+    authorization_details_types_supported: [TASK_DETAILS],
+  };
+}

@@ -1,0 +1,104 @@
+import { z } from "zod";
+import { type IntrospectSql, introspect } from "../credentials/introspect.ts";
+import type { RecordedMintDeps } from "../credentials/mint-recorded.ts";
+import { type Endpoint, endpoint } from "../http/endpoint.ts";
+import { notFound } from "../lib/errors.ts";
+import { METADATA_PATH, serverMetadata } from "./metadata.ts";
+import { type RevokeTokenDeps, revokeToken } from "./revoke-token.ts";
+import { issueToken } from "./token.ts";
+
+interface OAuthDeps extends RecordedMintDeps, RevokeTokenDeps {
+  readonly introspection: IntrospectSql;
+  readonly publicUrl: () => string;
+}
+
+// RFC 6749 §3.2: unknown parameters are ignored, at every OAuth endpoint.
+const tokenForm = z.object({
+  grant_type: z.string(),
+  resource: z.array(z.string()).optional(),
+  authorization_details: z.string().optional(),
+  scope: z.string().optional(),
+});
+const aToken = z.object({ token: z.string().min(1), token_type_hint: z.string().optional() });
+
+/** The OAuth authorization server of each tenant: metadata, token, introspection, revocation. */
+export function oauthEndpoints(deps: OAuthDeps): Endpoint[] {
+  return [
+    endpoint({
+      method: "get",
+      path: METADATA_PATH,
+      summary: "The tenant's authorization server metadata (RFC 8414)",
+      tag: "oauth",
+      allow: "public",
+      params: z.strictObject({ tenant: z.string().max(63) }),
+      replies: { 200: z.looseObject({ issuer: z.string() }) },
+      async handle({ params }) {
+        const [tenant] = await deps.db.callAcrossTenants<{ id: string }>("tenant_by_name", [params.tenant]);
+        if (tenant === undefined) throw notFound();
+        return {
+          status: 200,
+          body: serverMetadata(deps.publicUrl(), deps.issuerUrl(params.tenant)),
+          headers: { "cache-control": "public, max-age=300" },
+        };
+      },
+    }),
+    endpoint({
+      method: "post",
+      path: "/oauth/token",
+      summary: "An access token for one task (RFC 6749 §4.4 with RFC 9396 and RFC 8707)",
+      tag: "oauth",
+      allow: ["agent"],
+      remembersCaller: true,
+      clientAssertion: true,
+      bodyKind: "form",
+      errors: "oauth",
+      repeatable: ["resource"],
+      body: tokenForm,
+      replies: {
+        200: z.strictObject({
+          access_token: z.string(),
+          token_type: z.literal("Bearer"),
+          expires_in: z.int(),
+          scope: z.string().optional(),
+          authorization_details: z.array(z.looseObject({ type: z.string() })),
+        }),
+      },
+      async handle(call) {
+        return { status: 200, body: await issueToken(deps, call) };
+      },
+    }),
+    endpoint({
+      method: "post",
+      path: "/oauth/introspect",
+      summary: "Whether a token that Mayfly signed is alive at this moment (RFC 7662)",
+      tag: "oauth",
+      allow: ["agent", "orchestrator", "auditor", "admin"],
+      remembersCaller: true,
+      clientAssertion: true,
+      bodyKind: "form",
+      errors: "oauth",
+      body: aToken,
+      replies: { 200: z.looseObject({ active: z.boolean() }) },
+      async handle(call) {
+        const { keys, issuerUrl, introspection: sql } = deps;
+        return { status: 200, body: await introspect({ keys, issuerUrl, sql }, call, call.body.token) };
+      },
+    }),
+    endpoint({
+      method: "post",
+      path: "/oauth/revoke",
+      summary: "Take back a token (RFC 7009): an agent its own, others any",
+      tag: "oauth",
+      allow: ["agent", "orchestrator", "admin"],
+      clientAssertion: true,
+      bodyKind: "form",
+      errors: "oauth",
+      body: aToken,
+      replies: { 200: null },
+      async handle({ principal, body, requestId }) {
+        await revokeToken(deps, principal, body.token, requestId);
+        return { status: 200 };
+      },
+    }),
+  ];
+}

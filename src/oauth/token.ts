@@ -1,0 +1,83 @@
+import { mintRecorded, type RecordedMintDeps } from "../credentials/mint-recorded.ts";
+import type { RememberedCaller } from "../identity/principal.ts";
+import { MayflyError } from "../lib/errors.ts";
+import { type OAuthErrorCode, oauthError } from "../lib/oauth-error.ts";
+import { Secret } from "../lib/secret.ts";
+import { parseTaskDetails } from "./task-details.ts";
+
+/** The form of a token request, as far as it is known here. */
+export interface TokenForm {
+  readonly grant_type: string;
+  readonly resource?: readonly string[] | undefined;
+  readonly authorization_details?: string | undefined;
+  readonly scope?: string | undefined;
+}
+
+/** The answer to a token request (RFC 6749 §5.1, RFC 9396 §7). */
+export interface TokenAnswer {
+  readonly access_token: string;
+  readonly token_type: "Bearer";
+  readonly expires_in: number;
+  readonly scope?: string;
+  readonly authorization_details: readonly unknown[];
+}
+
+export const grantTypes = ["client_credentials"] as const;
+
+/**
+ * A task's access token in one standard call: the same mint as everywhere, with the same checks, rows and events. Throws
+ * the errors of RFC 6749, RFC 8707 and RFC 9396; `access_denied`, with every reason, where records or policy refuse.
+ */
+export async function issueToken(
+  deps: RecordedMintDeps,
+  call: RememberedCaller & { readonly requestId: string; readonly body: TokenForm },
+): Promise<TokenAnswer> {
+  const { grant_type: grant, authorization_details: details, scope } = call.body;
+  if (!(grantTypes as readonly string[]).includes(grant))
+    throw oauthError("unsupported_grant_type", `grant_type must be ${grantTypes.join(" or ")}`);
+  if (scope !== undefined)
+    throw oauthError("invalid_scope", "what a token may do is asked for in authorization_details, not in scope");
+  const resource = oneResource(call.body.resource);
+  const { task_id, actions, resources } = parseTaskDetails(details, resource);
+  const minted = await mintRecorded(deps, call, { task_id, target: resource, actions, resources }).catch(
+    (error: unknown) => {
+      throw asOAuth(error);
+    },
+  );
+  const token = minted.secret["access_token"];
+  if (!(token instanceof Secret)) throw new MayflyError("internal", "the target's credentials are no access tokens");
+  const text = token.reveal();
+  const claims = JSON.parse(Buffer.from(text.split(".")[1] ?? "", "base64url").toString()) as {
+    readonly scope?: string;
+    readonly authorization_details: readonly unknown[];
+  };
+  return {
+    access_token: text,
+    token_type: "Bearer",
+    expires_in: minted.lifetime.ttlSeconds,
+    ...(claims.scope === undefined ? {} : { scope: claims.scope }),
+    authorization_details: claims.authorization_details,
+  };
+}
+
+/** RFC 8707 §2: an absolute URI without a fragment. One audience per token, so one resource per request. */
+function oneResource(sent: readonly string[] | undefined): string {
+  const [resource, second] = sent ?? [];
+  if (resource === undefined)
+    throw oauthError("invalid_target", "resource is needed: the audience of the API that the token is for");
+  if (second !== undefined)
+    throw oauthError("invalid_target", "one token is for one resource: ask for another token for the other one");
+  if (!/^[\x21-\x7e]{1,512}$/.test(resource) || !URL.canParse(resource) || resource.includes("#"))
+    throw oauthError("invalid_target", "resource must be an absolute URI without a fragment");
+  return resource;
+}
+
+/** What the mint did not find, in OAuth's words. It stays the refusal that it was: recorded, and only once. */
+function asOAuth(error: unknown): unknown {
+  if (!(error instanceof MayflyError) || error.code !== "not_found") return error;
+  const [code, detail]: [OAuthErrorCode, string] =
+    error.errors[0]?.pointer === "/target"
+      ? ["invalid_target", "no API of this tenant, or more than one, has this audience"]
+      : ["invalid_authorization_details", "there is no such task of this client"];
+  return new MayflyError("not_found", detail, { reasons: [{ code, detail }] });
+}
