@@ -26,7 +26,8 @@ export async function registerClient(app: App, s: Seeded, clientId: string): Pro
         name: clientId,
         kind: "key_set",
         issuer: clientId,
-        settings: JSON.stringify({ jwks: { keys: [jwk] }, algorithms: ["ES256"] }),
+        // Not single_use: that an assertion is used once must not hang on it.
+        settings: JSON.stringify({ jwks: { keys: [jwk] }, algorithms: ["ES256"], single_use: false }),
       })
       .execute();
     await bind(tx, { tenantId: s.tenantId, trustSourceId, agentId: s.agentId, sub: clientId });

@@ -1,6 +1,7 @@
 import { randomUUID } from "node:crypto";
 import { afterAll, beforeAll, describe, expect, test } from "@jest/globals";
 import { SignJWT } from "jose";
+import { signAdminToken } from "../../src/identity/admin-token.ts";
 import { TASK_DETAILS } from "../../src/issuers/registry.ts";
 import { query } from "../queue/servers.ts";
 import { type Answer, type App, startApp } from "../support/app.ts";
@@ -249,10 +250,33 @@ describe("POST /oauth/token", () => {
     expect([typed.status, workload.status]).toEqual([200, 200]);
   });
 
+  test("says what is wrong with a resource", async () => {
+    const { body } = await ask({ resource: `${RESOURCE}#x` });
+    expect(body.error_description).toBe("resource must be an absolute URI without a fragment");
+  });
+
+  test("asks of an assertion what it asks of assertions, also when the same token was sent as a bearer before", async () => {
+    const token = await app.token({ sub: s.agentSub });
+    expect((await app.call(token, "POST", "/v1/credentials", {})).status).toBe(400);
+    const answer = await ask({ client_assertion: token, client_id: "somebody" });
+    expect({ status: answer.status, error: answer.body.error }).toEqual({ status: 401, error: "invalid_client" });
+  });
+
+  test("takes no admin token for a client", async () => {
+    const { keys, db } = app.broker;
+    const [tenant] = await db.callAcrossTenants<{ id: string }>("tenant_by_name", ["default"]);
+    const token = await signAdminToken(keys, { id: tenant?.id ?? "", issuer }, "root", ["admin"], Date.now());
+    const form = { token: "x", client_assertion: token, client_assertion_type: JWT_BEARER };
+    const answer = await app.call(null, "POST", "/oauth/revoke", new URLSearchParams(form).toString(), {
+      "content-type": "application/x-www-form-urlencoded",
+    });
+    expect({ status: answer.status, error: answer.body.error }).toEqual({ status: 401, error: "invalid_client" });
+  });
+
   test("the refusal of a mint is one event, with its reason and the decision's id if policy made one", async () => {
     const told = async (): Promise<unknown[]> =>
       sql(
-        "select data->'reasons'->0->>'code' as code from mayfly.audit_events where type = 'credential.denied' order by id",
+        "select data->'reasons'->0->>'code' as code from mayfly.audit_events where type in ('credential.denied', 'request.refused') order by id",
       );
     const before = (await told()).length;
     await ask({ authorization_details: details({ actions: ["delete"] }) });
