@@ -35,7 +35,7 @@ export interface Call<Params, Query, Body> {
   readonly signal: () => AbortSignal;
 }
 
-/** What a handler answers. `etag` becomes a strong ETag. `headers` win over the defaults (`Cache-Control`). */
+/** What a handler answers. `etag` becomes a strong ETag. `headers` win over the defaults (`Cache-Control`, the media type). */
 export interface Reply {
   readonly status: number;
   readonly body?: unknown;

@@ -22,14 +22,14 @@ export function replyAnswer(endpoint: Endpoint, reply: Reply, req: IncomingMessa
   if (etag !== undefined && reply.status === 200 && endpoint.method === "get") {
     if (noneMatchHas(req.headers["if-none-match"], etag)) return { status: 304, headers, body: "" };
   }
-  return { status: reply.status, headers, body: bodyOf(endpoint, reply) };
+  return { status: reply.status, headers, body: bodyOf(endpoint, reply, headers["content-type"] ?? "") };
 }
 
-function bodyOf(endpoint: Endpoint, { body }: Reply): string | Uint8Array {
+function bodyOf(endpoint: Endpoint, { body }: Reply, mediaType: string): string | Uint8Array {
   if (body === undefined) return "";
-  if (endpoint.mediaType === undefined || endpoint.mediaType.includes("json")) return JSON.stringify(body);
+  if (mediaType.includes("json")) return JSON.stringify(body);
   if (typeof body === "string" || body instanceof Uint8Array) return body;
-  throw new TypeError(`${endpoint.path} answers ${endpoint.mediaType}, so its body must be text or bytes`);
+  throw new TypeError(`${endpoint.path} answers ${mediaType}, so its body must be text or bytes`);
 }
 
 /** Throws unless the endpoint declares this status and the body, as JSON, is what it declares for it. */

@@ -261,7 +261,14 @@ function principalOf(
   );
   const subject = `${source.id}|${token.subject}`;
   const { generation } = facts;
-  const common = { tenantId: tenant, tenantName, binding: "bearer" as const, generation, trustSourceId: source.id };
+  const common = {
+    tenantId: tenant,
+    tenantName,
+    binding: "bearer" as const,
+    generation,
+    trustSourceId: source.id,
+    clientId: token.subject,
+  };
   const [identity, second] = matching;
   const roles = mappedRoles(source.config.role_mappings, token.claims);
   if (second !== undefined || (identity !== undefined && roles.length > 0))

@@ -21,6 +21,7 @@ export function serverMetadata(publicUrl: string, issuer: string): Readonly<Reco
     ...byAssertion("token"),
     introspection_endpoint: `${publicUrl}/oauth/introspect`,
     ...byAssertion("introspection"),
+    introspection_signing_alg_values_supported: ["ES256"],
     revocation_endpoint: `${publicUrl}/oauth/revoke`,
     ...byAssertion("revocation"),
     response_types_supported: [],

@@ -5,6 +5,7 @@ import { type Endpoint, endpoint } from "../http/endpoint.ts";
 import { notFound } from "../lib/errors.ts";
 import { METADATA_PATH, serverMetadata } from "./metadata.ts";
 import { type RevokeTokenDeps, revokeToken } from "./revoke-token.ts";
+import { SIGNED_INTROSPECTION, signedIntrospection, wantsSigned } from "./signed-introspection.ts";
 import { issueToken } from "./token.ts";
 
 interface OAuthDeps extends RecordedMintDeps, RevokeTokenDeps {
@@ -70,7 +71,7 @@ export function oauthEndpoints(deps: OAuthDeps): Endpoint[] {
     endpoint({
       method: "post",
       path: "/oauth/introspect",
-      summary: "Whether a token that Mayfly signed is alive at this moment (RFC 7662)",
+      summary: "Whether a token that Mayfly signed is alive at this moment (RFC 7662, signed: RFC 9701)",
       tag: "oauth",
       allow: ["agent", "orchestrator", "auditor", "admin"],
       remembersCaller: true,
@@ -78,10 +79,16 @@ export function oauthEndpoints(deps: OAuthDeps): Endpoint[] {
       bodyKind: "form",
       errors: "oauth",
       body: aToken,
-      replies: { 200: z.looseObject({ active: z.boolean() }) },
+      replies: { 200: z.union([z.looseObject({ active: z.boolean() }), z.string()]) },
       async handle(call) {
         const { keys, issuerUrl, introspection: sql } = deps;
-        return { status: 200, body: await introspect({ keys, issuerUrl, sql }, call, call.body.token) };
+        const answer = await introspect({ keys, issuerUrl, sql }, call, call.body.token);
+        if (!wantsSigned(call.request.headers.accept)) return { status: 200, body: answer };
+        return {
+          status: 200,
+          body: await signedIntrospection(deps, call.principal, answer),
+          headers: { "content-type": SIGNED_INTROSPECTION },
+        };
       },
     }),
     endpoint({

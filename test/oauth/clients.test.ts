@@ -39,9 +39,19 @@ describe("oauth4webapi, which is not ours", () => {
     const answer = await oauth.clientCredentialsGrantRequest(as, self(), authenticate(), form, http);
     return oauth.processClientCredentialsResponse(as, self(), answer);
   };
-  const introspected = async (as: oauth.AuthorizationServer, token: string): Promise<oauth.IntrospectionResponse> => {
-    const answer = await oauth.introspectionRequest(as, self(), authenticate(), token, http);
-    return oauth.processIntrospectionResponse(as, self(), answer);
+  const introspected = async (
+    as: oauth.AuthorizationServer,
+    token: string,
+    signed = false,
+  ): Promise<oauth.IntrospectionResponse> => {
+    const options = { requestJwtResponse: signed, ...http };
+    const answer = await oauth.introspectionRequest(as, self(), authenticate(), token, options);
+    expect(answer.headers.get("content-type")).toBe(
+      signed ? "application/token-introspection+jwt" : "application/json; charset=utf-8",
+    );
+    const said = await oauth.processIntrospectionResponse(as, self(), answer);
+    if (signed) await oauth.validateApplicationLevelSignature(as, answer, http);
+    return said;
   };
 
   test("discovers, gets a token for a task, validates it, and revokes it", async () => {
@@ -70,8 +80,10 @@ describe("oauth4webapi, which is not ours", () => {
         .execute(),
     );
     expect(await introspected(as, token)).toMatchObject({ active: true, jti: claims.jti });
+    expect(await introspected(as, token, true)).toMatchObject({ active: true, jti: claims.jti });
     await oauth.processRevocationResponse(await oauth.revocationRequest(as, self(), authenticate(), token, http));
     expect(await introspected(as, token)).toEqual({ active: false });
+    expect(await introspected(as, token, true)).toEqual({ active: false });
     // RFC 7009 §2.2: a token that is no longer one is no error.
     await oauth.processRevocationResponse(await oauth.revocationRequest(as, self(), authenticate(), token, http));
   });
