@@ -215,6 +215,7 @@ create table mayfly.signing_keys (
 create unique index signing_keys_active on mayfly.signing_keys (tenant_id) where state = 'active';
 
 -- One row per token that may be presented once only, kept until it would be refused as expired.
+-- What may be shown once and has been: tokens by their trust source, DPoP proofs under 'dpop'.
 create table mayfly.seen_tokens (
   tenant_id text collate "C" not null,
   trust_source_id text collate "C" not null,

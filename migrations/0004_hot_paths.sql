@@ -46,6 +46,26 @@ begin
       where x.tenant_id = p_tenant and x.id = i.source_id offset 0) s on true;
 end $$;
 
+-- Items: {scope, hash, expires_ms}. Whether this is the first time that the thing is shown; of equal ones in a batch, one is.
+create function mayfly.consume_once(p_tenant text, p_items jsonb) returns table (ord int, fresh boolean)
+  language plpgsql volatile set search_path = mayfly, pg_temp as $$
+begin
+  perform set_config('mayfly.tenant', p_tenant, true);
+  return query
+  with item as materialized (
+    select i.ord::int as ord, i.scope, decode(i.hash, 'hex') as hash, to_timestamp(i.expires_ms / 1000.0) as expires_at,
+           row_number() over (partition by i.scope, i.hash order by i.ord) as nth
+      from rows from (jsonb_to_recordset(p_items) as (scope text, hash text, expires_ms bigint))
+        with ordinality as i (scope, hash, expires_ms, ord)
+  ), consumed as (
+    insert into seen_tokens (tenant_id, trust_source_id, jti_hash, expires_at)
+    select p_tenant, i.scope, i.hash, i.expires_at from item i where i.nth = 1 order by i.scope, i.hash
+    on conflict do nothing returning trust_source_id, jti_hash
+  )
+  select i.ord, i.nth = 1 and c.jti_hash is not null from item i
+    left join consumed c on c.trust_source_id = i.scope and c.jti_hash = i.hash;
+end $$;
+
 -- The generation of the tenant's registry, for callers that are remembered under one. Items are only counted.
 create function mayfly.current_generation(p_tenant text, p_items jsonb) returns table (ord int, generation bigint)
   language plpgsql volatile set search_path = mayfly, pg_temp as $$

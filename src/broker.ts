@@ -8,6 +8,7 @@ import { createIdempotencyStore } from "./db/idempotency.ts";
 import { openEmbeddedStack, openStack, type Stack } from "./db/stack.ts";
 import type { IdempotencyStore } from "./http/idempotency.ts";
 import { createPager, type Pager } from "./http/page.ts";
+import { createProofs, type Proofs } from "./identity/dpop.ts";
 import { createKeyCache, type KeyCache } from "./identity/key-cache.ts";
 import { createSafeFetch, type SafeFetch } from "./identity/safe-fetch.ts";
 import { tenantIssuer } from "./identity/tenant-issuer.ts";
@@ -42,6 +43,7 @@ export interface Broker extends AsyncDisposable {
   readonly targetConfigs: Sealer;
   readonly pager: Pager;
   readonly idempotency: IdempotencyStore;
+  readonly proofs: Proofs;
   readonly record: RecordEvent;
   readonly metrics: Metrics;
   readonly sql: MintSql;
@@ -99,6 +101,11 @@ export async function openBroker(config: Config, log: Log): Promise<Broker> {
         (tenantId, work) => db.withTenant({ tenantId, actor: "mayfly:idempotency" }, work),
         macKeyOf(kek, "idempotency"),
       ),
+      proofs: createProofs({
+        nonceKey: macKeyOf(kek, "dpop-nonce"),
+        consume: db.batched("consume_once"),
+        nowMs: () => Date.now(),
+      }),
       record: createRecorder(db),
       metrics,
       sql: mintSql(db),

@@ -25,7 +25,19 @@ export function introspectSql(db: Db): IntrospectSql {
 const inactive = { active: false } as const;
 
 /** The members of an active token's answer, copied by name from its signed claims. */
-const shown = ["iss", "sub", "client_id", "aud", "exp", "iat", "jti", "scope", "authorization_details", "txn"] as const;
+const shown = [
+  "iss",
+  "sub",
+  "client_id",
+  "aud",
+  "exp",
+  "iat",
+  "jti",
+  "scope",
+  "authorization_details",
+  "txn",
+  "cnf",
+] as const;
 
 /**
  * Whether a token that Mayfly signed is alive now: signature, time, not taken back, task open, agent and owner active,
@@ -49,7 +61,7 @@ export async function introspect(
   if (principal.agentId !== undefined && !facts.caller_serves) return inactive;
   return {
     active: true,
-    token_type: "Bearer",
+    token_type: "cnf" in claims ? "DPoP" : "Bearer",
     ...Object.fromEntries(shown.filter((name) => name in claims).map((name) => [name, claims[name]])),
   };
 }

@@ -190,9 +190,11 @@ async function mintToken(
         exp: life.expiresMs / 1000,
         jti: plan.id,
         txn: plan.decisionId,
+        ...(principal.keyThumbprint === undefined ? {} : { cnf: { jkt: principal.keyThumbprint } }),
         ...claims,
       });
-      const secret = { access_token: new Secret(token), token_type: "Bearer", expires_in: life.ttlSeconds };
+      const type = principal.keyThumbprint === undefined ? "Bearer" : "DPoP";
+      const secret = { access_token: new Secret(token), token_type: type, expires_in: life.ttlSeconds };
       return mintedOf(plan, issuer.revocability, life.ttlSeconds, secret);
     } catch (error) {
       await abandon(deps, principal, plan.id, context);

@@ -1,7 +1,7 @@
 import type { ErrorCode, MayflyError } from "../lib/errors.ts";
 import { oauthErrorCodes } from "../lib/oauth-error.ts";
 import type { Answer } from "./answer.ts";
-import { retryAfter } from "./problem.ts";
+import { headersOf } from "./problem.ts";
 
 const known: ReadonlySet<string> = new Set(oauthErrorCodes);
 
@@ -44,7 +44,7 @@ export function oauthAnswer(error: MayflyError): Answer {
     status: named && first.code === "invalid_client" ? 401 : status,
     headers: {
       "content-type": "application/json; charset=utf-8",
-      ...retryAfter(error),
+      ...headersOf(error),
     },
     body: JSON.stringify(document),
   };

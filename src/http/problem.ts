@@ -36,15 +36,15 @@ export function problemAnswer(error: MayflyError, requestId: string, status: num
   };
   return {
     status,
-    headers: { "content-type": "application/problem+json", ...retryAfter(error) },
+    headers: { "content-type": "application/problem+json", ...headersOf(error) },
     body: JSON.stringify(document),
   };
 }
 
-/** `Retry-After` in whole seconds, rounded up, when the error knows when a retry makes sense. */
-export function retryAfter(error: MayflyError): Readonly<Record<string, string>> {
-  if (error.retryAfterSeconds === undefined) return {};
-  return { "retry-after": String(Math.max(1, Math.ceil(error.retryAfterSeconds))) };
+/** The headers that an error asks for; `Retry-After` in whole seconds, rounded up. */
+export function headersOf(error: MayflyError): Readonly<Record<string, string>> {
+  if (error.retryAfterSeconds === undefined) return error.headers;
+  return { ...error.headers, "retry-after": String(Math.max(1, Math.ceil(error.retryAfterSeconds))) };
 }
 
 /**

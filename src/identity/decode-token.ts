@@ -12,6 +12,8 @@ export interface DecodedToken {
   readonly kid: string | undefined;
   readonly typ: string | undefined;
   readonly headerNames: readonly string[];
+  /** The key that the header carries, for proofs alone; undefined in every other kind of token. */
+  readonly jwk: unknown;
   readonly claims: Claims;
   /** The very bytes that the claims were read from, to compare with what the signature covers. */
   readonly payload: Buffer;
@@ -27,9 +29,10 @@ const COMPACT = /^[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+$/;
 
 /**
  * Takes a compact JWS apart (RFC 7515 §7.1) and refuses what no trust source accepts: anything but three canonical
- * base64url parts of strict JSON objects, and header members that carry keys or change the signing input.
+ * base64url parts of strict JSON objects, and header members that carry keys or change the signing input. A proof of
+ * possession carries its own key (`proof`): who it is then hangs on what else is bound to that key.
  */
-export function decodeToken(token: string): Decoding {
+export function decodeToken(token: string, kind: "identity" | "proof" = "identity"): Decoding {
   if (token.length > MAX_TOKEN_LENGTH) return malformed(`a token has at most ${MAX_TOKEN_LENGTH} characters`);
   if (!COMPACT.test(token)) return malformed("a token is three base64url parts joined by dots");
   const [first = "", second = "", third = ""] = token.split(".");
@@ -42,10 +45,13 @@ export function decodeToken(token: string): Decoding {
   const payload = Buffer.from(second, "base64url");
   const claims = parseObject(payload, "payload");
   if (typeof claims === "string") return malformed(claims);
-  const refusal = checkHeader(header);
+  const refusal = checkHeader(
+    header,
+    kind === "proof" ? forbiddenHeaders.filter((name) => name !== "jwk") : forbiddenHeaders,
+  );
   if (refusal !== undefined) return { ok: false, refusal };
   const { alg, kid, typ } = header as { alg: string; kid: string | undefined; typ: string | undefined };
-  return { ok: true, token: { alg, kid, typ, headerNames: Object.keys(header), claims, payload } };
+  return { ok: true, token: { alg, kid, typ, headerNames: Object.keys(header), jwk: header["jwk"], claims, payload } };
 }
 
 /** A text that is a name of something: not empty, not endless, no control characters that would break a log. */
@@ -53,10 +59,10 @@ export function isName(value: unknown, maxLength: number): value is string {
   return typeof value === "string" && value.length > 0 && value.length <= maxLength && !/\p{Cc}/u.test(value);
 }
 
-function checkHeader(header: Claims): Refusal | undefined {
+function checkHeader(header: Claims, notAllowed: readonly string[]): Refusal | undefined {
   if (Object.hasOwn(header, "crit"))
     return refuse("token_crit_unsupported", "critical header extensions are not supported");
-  const forbidden = forbiddenHeaders.find((name) => Object.hasOwn(header, name));
+  const forbidden = notAllowed.find((name) => Object.hasOwn(header, name));
   if (forbidden !== undefined)
     return refuse("token_header_not_allowed", `the header member ${forbidden} is not accepted`);
   if (typeof header.alg !== "string") return refuse("token_alg_not_allowed", "the header has no alg");

@@ -20,6 +20,8 @@ export interface Principal {
   readonly agentId?: Id<"agent">;
   readonly identityId?: Id<"identity">;
   readonly trustSourceId?: Id<"trustSource">;
+  /** The key that the caller has proven to hold (RFC 7638 thumbprint), when `binding` is `dpop`. */
+  readonly keyThumbprint?: string;
   /** What the caller calls itself: the `sub` of its token, and its `client_id` in OAuth. */
   readonly clientId?: string;
 }

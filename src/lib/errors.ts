@@ -50,6 +50,8 @@ interface MayflyErrorOptions {
   readonly reasons?: readonly Reason[];
   /** Seconds after which a retry makes sense; becomes `Retry-After`. */
   readonly retryAfterSeconds?: number;
+  /** What the answer must carry so that the caller can try again (`dpop-nonce`). Names in lower case. */
+  readonly headers?: Readonly<Record<string, string>>;
 }
 
 /**
@@ -62,6 +64,7 @@ export class MayflyError extends Error {
   readonly errors: readonly FieldError[];
   readonly reasons: readonly Reason[];
   readonly retryAfterSeconds: number | undefined;
+  readonly headers: Readonly<Record<string, string>>;
 
   constructor(code: ErrorCode, detail: string, options: MayflyErrorOptions = {}) {
     super(`${code}: ${detail}`, { cause: options.cause });
@@ -71,6 +74,7 @@ export class MayflyError extends Error {
     this.errors = options.errors ?? [];
     this.reasons = options.reasons ?? [];
     this.retryAfterSeconds = options.retryAfterSeconds;
+    this.headers = options.headers ?? {};
   }
 
   get status(): number {

@@ -1,3 +1,4 @@
+import { proofAlgorithms } from "../identity/dpop.ts";
 import { signatureAlgorithms } from "../identity/public-jwk.ts";
 import { TASK_DETAILS } from "../issuers/registry.ts";
 import { grantTypes } from "./token.ts";
@@ -24,6 +25,7 @@ export function serverMetadata(publicUrl: string, issuer: string): Readonly<Reco
     introspection_signing_alg_values_supported: ["ES256"],
     revocation_endpoint: `${publicUrl}/oauth/revoke`,
     ...byAssertion("revocation"),
+    dpop_signing_alg_values_supported: proofAlgorithms,
     response_types_supported: [],
     grant_types_supported: grantTypes,
     authorization_details_types_supported: [TASK_DETAILS],

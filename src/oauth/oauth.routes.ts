@@ -2,6 +2,8 @@ import { z } from "zod";
 import { type IntrospectSql, introspect } from "../credentials/introspect.ts";
 import type { RecordedMintDeps } from "../credentials/mint-recorded.ts";
 import { type Endpoint, endpoint } from "../http/endpoint.ts";
+import type { Proofs } from "../identity/dpop.ts";
+import type { Principal, RememberedCaller } from "../identity/principal.ts";
 import { notFound } from "../lib/errors.ts";
 import { METADATA_PATH, serverMetadata } from "./metadata.ts";
 import { type RevokeTokenDeps, revokeToken } from "./revoke-token.ts";
@@ -11,6 +13,7 @@ import { issueToken } from "./token.ts";
 interface OAuthDeps extends RecordedMintDeps, RevokeTokenDeps {
   readonly introspection: IntrospectSql;
   readonly publicUrl: () => string;
+  readonly proofs: Proofs;
 }
 
 // RFC 6749 §3.2: unknown parameters are ignored, at every OAuth endpoint.
@@ -21,6 +24,17 @@ const tokenForm = z.object({
   scope: z.string().optional(),
 });
 const aToken = z.object({ token: z.string().min(1), token_type_hint: z.string().optional() });
+
+const TOKEN_PATH = "/oauth/token";
+/** The same call by a caller who has proven to hold a key. */
+function heldBy<Caller extends RememberedCaller>(call: Caller, keyThumbprint: string): Caller {
+  const held = (principal: Principal): Principal => ({ ...principal, binding: "dpop", keyThumbprint });
+  return {
+    ...call,
+    principal: held(call.principal),
+    authenticateAgain: async () => held(await call.authenticateAgain()),
+  };
+}
 
 /** The OAuth authorization server of each tenant: metadata, token, introspection, revocation. */
 export function oauthEndpoints(deps: OAuthDeps): Endpoint[] {
@@ -45,7 +59,7 @@ export function oauthEndpoints(deps: OAuthDeps): Endpoint[] {
     }),
     endpoint({
       method: "post",
-      path: "/oauth/token",
+      path: TOKEN_PATH,
       summary: "An access token for one task (RFC 6749 §4.4 with RFC 9396 and RFC 8707)",
       tag: "oauth",
       allow: ["agent"],
@@ -58,14 +72,19 @@ export function oauthEndpoints(deps: OAuthDeps): Endpoint[] {
       replies: {
         200: z.strictObject({
           access_token: z.string(),
-          token_type: z.literal("Bearer"),
+          token_type: z.enum(["Bearer", "DPoP"]),
           expires_in: z.int(),
           scope: z.string().optional(),
           authorization_details: z.array(z.looseObject({ type: z.string() })),
         }),
       },
       async handle(call) {
-        return { status: 200, body: await issueToken(deps, call) };
+        const sent = call.request.headers["dpop"];
+        if (sent === undefined) return { status: 200, body: await issueToken(deps, call) };
+        const request = { method: "POST", url: `${deps.publicUrl()}${TOKEN_PATH}` };
+        const thumbprint = await deps.proofs.check(call.principal.tenantId, String(sent), request);
+        const headers = { "dpop-nonce": deps.proofs.nonce() };
+        return { status: 200, body: await issueToken(deps, heldBy(call, thumbprint)), headers };
       },
     }),
     endpoint({

@@ -16,7 +16,7 @@ export interface TokenForm {
 /** The answer to a token request (RFC 6749 §5.1, RFC 9396 §7). */
 export interface TokenAnswer {
   readonly access_token: string;
-  readonly token_type: "Bearer";
+  readonly token_type: "Bearer" | "DPoP";
   readonly expires_in: number;
   readonly scope?: string;
   readonly authorization_details: readonly unknown[];
@@ -53,7 +53,7 @@ export async function issueToken(
   };
   return {
     access_token: text,
-    token_type: "Bearer",
+    token_type: minted.secret["token_type"] === "DPoP" ? "DPoP" : "Bearer",
     expires_in: minted.lifetime.ttlSeconds,
     ...(claims.scope === undefined ? {} : { scope: claims.scope }),
     authorization_details: claims.authorization_details,

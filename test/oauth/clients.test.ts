@@ -2,6 +2,7 @@ import { afterAll, beforeAll, describe, expect, test } from "@jest/globals";
 import * as oauth from "oauth4webapi";
 import * as openid from "openid-client";
 import { TASK_DETAILS } from "../../src/issuers/registry.ts";
+import { newId } from "../../src/lib/ids.ts";
 import { type App, startApp } from "../support/app.ts";
 import { type Seeded, seed } from "../support/seed.ts";
 import { openTask, type RegisteredClient, registerClient } from "./harness.ts";
@@ -18,6 +19,19 @@ beforeAll(async () => {
   s = await seed(app.broker, app.idp);
   client = await registerClient(app, s, "reporter");
   issuer = app.broker.issuerUrl("default");
+  // It looks at its own tokens, so it must be a tool of their target too.
+  await app.broker.db.withTenant({ tenantId: s.tenantId, actor: "test" }, (tx) =>
+    tx
+      .insertInto("relationships")
+      .values({
+        tenant_id: s.tenantId,
+        id: newId("relationship"),
+        subject: s.agentId,
+        relation: "serves",
+        object: s.targetId,
+      })
+      .execute(),
+  );
 });
 afterAll(async () => {
   await app[Symbol.asyncDispose]();
@@ -67,18 +81,6 @@ describe("oauth4webapi, which is not ours", () => {
     const claims = await oauth.validateJwtAccessToken(as, request, RESOURCE, http);
     expect(claims).toMatchObject({ iss: issuer, sub: s.agentId, client_id: s.agentId });
 
-    await app.broker.db.withTenant({ tenantId: s.tenantId, actor: "test" }, (tx) =>
-      tx
-        .insertInto("relationships")
-        .values({
-          tenant_id: s.tenantId,
-          id: `rel_${"0".repeat(31)}1` as never,
-          subject: s.agentId,
-          relation: "serves",
-          object: s.targetId,
-        })
-        .execute(),
-    );
     expect(await introspected(as, token)).toMatchObject({ active: true, jti: claims.jti });
     expect(await introspected(as, token, true)).toMatchObject({ active: true, jti: claims.jti });
     await oauth.processRevocationResponse(await oauth.revocationRequest(as, self(), authenticate(), token, http));
@@ -86,6 +88,28 @@ describe("oauth4webapi, which is not ours", () => {
     expect(await introspected(as, token, true)).toEqual({ active: false });
     // RFC 7009 §2.2: a token that is no longer one is no error.
     await oauth.processRevocationResponse(await oauth.revocationRequest(as, self(), authenticate(), token, http));
+  });
+
+  test("gets a token that is bound to its key, with the nonce that it is given (RFC 9449)", async () => {
+    const as = await discover();
+    const form = { resource: RESOURCE, authorization_details: details(await openTask(app, s)) };
+    const keyPair = await oauth.generateKeyPair("ES256");
+    const dpop = oauth.DPoP(self(), keyPair);
+    const request = async (): Promise<oauth.TokenEndpointResponse> =>
+      oauth.processClientCredentialsResponse(
+        as,
+        self(),
+        await oauth.clientCredentialsGrantRequest(as, self(), authenticate(), form, { DPoP: dpop, ...http }),
+      );
+    const first = await request().catch((error: unknown) => error);
+    expect(oauth.isDPoPNonceError(first)).toBe(true);
+    const { access_token: token, token_type: type } = await request();
+    expect(type).toBe("dpop");
+    expect(await introspected(as, token)).toMatchObject({
+      active: true,
+      token_type: "DPoP",
+      cnf: { jkt: await dpop.calculateThumbprint() },
+    });
   });
 
   test("is told that the task is over, as access_denied with the reason (invariant 1)", async () => {
@@ -103,7 +127,7 @@ describe("oauth4webapi, which is not ours", () => {
   });
 });
 
-test("openid-client discovers, gets a token by private_key_jwt, introspects and revokes", async () => {
+test("openid-client discovers, gets tokens by private_key_jwt, with and without DPoP, introspects and revokes", async () => {
   const config = await openid.discovery(
     new URL(issuer),
     client.clientId,
@@ -115,6 +139,9 @@ test("openid-client discovers, gets a token by private_key_jwt, introspects and 
   const form = { resource: RESOURCE, authorization_details: details(taskId) };
   const { access_token: token } = await openid.clientCredentialsGrant(config, form);
   expect(token.split(".")).toHaveLength(3);
+  const DPoP = openid.getDPoPHandle(config, await openid.randomDPoPKeyPair());
+  const bound = await openid.clientCredentialsGrant(config, form, { DPoP });
+  expect(bound.token_type).toBe("dpop");
   await openid.tokenRevocation(config, token);
   expect(await openid.tokenIntrospection(config, token)).toEqual({ active: false });
 });
