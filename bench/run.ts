@@ -5,10 +5,12 @@ import { benchMint } from "./mint.ts";
 import { benchPostgres } from "./postgres.ts";
 import type { BenchOptions } from "./support/options.ts";
 import { machine } from "./support/report.ts";
+import { benchToken } from "./token.ts";
 
 const USAGE = `npm run bench -- <name> [options]
 
   mint         JWT mints over HTTP, beside node-oidc-provider's client_credentials
+  token        /oauth/token with private_key_jwt and DPoP, beside node-oidc-provider's
   introspect   token introspection, beside mints
   postgres     role mints, and revocations up to the proof
   death        how long after its end a credential is proven dead (--issuer jwt|postgres, --n)
@@ -26,6 +28,7 @@ const USAGE = `npm run bench -- <name> [options]
 
 const benches: Readonly<Record<string, (options: BenchOptions) => Promise<object>>> = {
   mint: benchMint,
+  token: benchToken,
   introspect: benchIntrospect,
   postgres: benchPostgres,
   death: benchDeath,

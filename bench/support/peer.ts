@@ -8,13 +8,15 @@ export interface StartPeer {
   readonly clients: readonly { readonly clientId: string; readonly jwk: object }[];
   readonly signingKey: object;
   readonly format: "jwt" | "opaque";
+  /** Whether DPoP is on. Nonces are not asked for, which is its default. */
+  readonly dpop: boolean;
 }
 
 const RESOURCE = "https://tickets.bench/api";
 
 // Its defaults, its own in-memory adapter (which keeps the last 1,000 things), and what client_credentials with
 // private_key_jwt and an ES256 token need. No policy, no database, no log.
-answerParent(async ({ clients, signingKey, format }: StartPeer) => {
+answerParent(async ({ clients, signingKey, format, dpop }: StartPeer) => {
   const server = createServer();
   await new Promise<void>((resolve) => {
     server.listen(0, "127.0.0.1", resolve);
@@ -35,6 +37,7 @@ answerParent(async ({ clients, signingKey, format }: StartPeer) => {
     features: {
       devInteractions: { enabled: false },
       clientCredentials: { enabled: true },
+      dPoP: { enabled: dpop },
       resourceIndicators: {
         enabled: true,
         defaultResource: () => RESOURCE,

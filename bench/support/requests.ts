@@ -7,6 +7,13 @@ export interface SigningParty {
   readonly kid: string;
 }
 
+/** An OAuth client: how it authenticates, what it asks for beside the grant, and the key that its tokens are bound to. */
+export interface Client extends SigningParty {
+  readonly clientId: string;
+  readonly form: Readonly<Record<string, string>>;
+  readonly proofKey?: JsonWebKey;
+}
+
 /** What the requests of a round are made of. */
 export type Recipe =
   | {
@@ -26,8 +33,12 @@ export type Recipe =
   | {
       readonly kind: "client_credentials";
       readonly host: string;
+      readonly path: string;
+      /** What the assertions must say in `aud`. */
       readonly issuer: string;
-      readonly clients: readonly (SigningParty & { readonly clientId: string })[];
+      readonly clients: readonly Client[];
+      /** What the server wants in DPoP proofs, if it wants that. */
+      readonly nonce?: string;
       readonly fresh: number;
     }
   | {
@@ -77,19 +88,40 @@ function clientCredentials(recipe: Extract<Recipe, { kind: "client_credentials" 
   const clients = recipe.clients.map((client) => ({
     ...client,
     key: createPrivateKey({ key: client.jwk, format: "jwk" }),
+    prove: client.proofKey === undefined ? undefined : proverOf(client.proofKey, recipe),
   }));
   return Array.from({ length: recipe.fresh }, (_, index) => {
     const client = clients[index % clients.length];
     if (client === undefined) throw new Error("no clients");
-    const { clientId, key, kid } = client;
+    const { clientId, key, kid, prove } = client;
     const form = new URLSearchParams({
       grant_type: "client_credentials",
-      scope: "read",
+      ...client.form,
       client_assertion_type: "urn:ietf:params:oauth:client-assertion-type:jwt-bearer",
       client_assertion: signJwt(key, kid, { iss: clientId, sub: clientId, aud: recipe.issuer }),
     });
-    return post(recipe.host, "/token", "application/x-www-form-urlencoded", form.toString());
+    const proof = prove?.();
+    const extra = proof === undefined ? [] : [`DPoP: ${proof}`];
+    return post(recipe.host, recipe.path, "application/x-www-form-urlencoded", form.toString(), undefined, extra);
   });
+}
+
+/** Makes DPoP proofs (RFC 9449 §4.2) for the token endpoint. */
+export function proverOf(
+  proofKey: JsonWebKey,
+  { host, path, nonce }: { readonly host: string; readonly path: string; readonly nonce?: string },
+): () => string {
+  const key = createPrivateKey({ key: proofKey, format: "jwk" });
+  const { kty, crv, x, y } = proofKey;
+  const header = { typ: "dpop+jwt", alg: "ES256", jwk: { kty, crv, x, y } };
+  return () =>
+    signed(key, header, {
+      htm: "POST",
+      htu: `http://${host}${path}`,
+      iat: Math.floor(Date.now() / 1000),
+      jti: randomUUID(),
+      ...(nonce === undefined ? {} : { nonce }),
+    });
 }
 
 function introspections({ host, tokens, callerToken }: Extract<Recipe, { kind: "introspect" }>): Buffer[] {
@@ -107,16 +139,28 @@ function introspections({ host, tokens, callerToken }: Extract<Recipe, { kind: "
 /** A JWT of five minutes with these claims and a `jti` of its own. */
 export function signJwt(key: KeyObject, kid: string, claims: Readonly<Record<string, unknown>>): string {
   const now = Math.floor(Date.now() / 1000);
+  return signed(key, { alg: "ES256", kid }, { ...claims, iat: now, exp: now + 300, jti: randomUUID() });
+}
+
+function signed(key: KeyObject, header: object, claims: object): string {
   const encode = (part: object): string => Buffer.from(JSON.stringify(part)).toString("base64url");
-  const text = `${encode({ alg: "ES256", kid })}.${encode({ ...claims, iat: now, exp: now + 300, jti: randomUUID() })}`;
+  const text = `${encode(header)}.${encode(claims)}`;
   return `${text}.${sign("sha256", Buffer.from(text), { key, dsaEncoding: "ieee-p1363" }).toString("base64url")}`;
 }
 
-function post(host: string, path: string, contentType: string, body: string, token?: string): Buffer {
+function post(
+  host: string,
+  path: string,
+  contentType: string,
+  body: string,
+  token?: string,
+  extra: readonly string[] = [],
+): Buffer {
   const lines = [
     `POST ${path} HTTP/1.1`,
     `Host: ${host}`,
     ...(token === undefined ? [] : [`Authorization: Bearer ${token}`]),
+    ...extra,
     `Content-Type: ${contentType}`,
     `Content-Length: ${Buffer.byteLength(body)}`,
     "",

@@ -11,7 +11,7 @@ export interface Side {
   readonly name: string;
   readonly port: number;
   /** Made anew for every round: tokens age. */
-  readonly recipe: () => Recipe;
+  readonly recipe: () => Recipe | Promise<Recipe>;
   /** Throws unless the body of an answer is what it should be. */
   readonly check: (body: string) => void;
   /** Processor time so far, by process. */
@@ -54,7 +54,7 @@ export async function measure(load: Helper, sides: readonly Side[], options: Loa
       const tally = tallies.get(side);
       if (tally === undefined) continue;
       const warmUp = number === 0;
-      await load.ask({ do: "prepare", recipe: side.recipe() } satisfies Prepare);
+      await load.ask({ do: "prepare", recipe: await side.recipe() } satisfies Prepare);
       const before = side.cpu();
       const seconds = warmUp ? Math.min(WARM_UP_SECONDS, options.seconds) : options.seconds;
       const done = await load.ask<Round>({

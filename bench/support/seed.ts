@@ -9,10 +9,12 @@ import { type Id, newId } from "../../src/lib/ids.ts";
 import { createLog } from "../../src/lib/log.ts";
 import { Secret } from "../../src/lib/secret.ts";
 import { targetSealContext } from "../../src/targets/target-clients.ts";
+import type { ClientKeys } from "./clients.ts";
 import type { SigningParty } from "./requests.ts";
 import type { Server } from "./server.ts";
 
 const TENANT = "ten_00000000000070008000000000000001" as Id<"tenant">;
+const API_AUDIENCE = "https://tickets.bench/api";
 const AGENTS = 16;
 /** Rows beside the ones that are used: a registry of sixteen agents would fit into one page and flatter every plan. */
 const BYSTANDERS = 500;
@@ -31,6 +33,8 @@ export interface Seeded {
   readonly toolSub: string;
   readonly orchestratorSub: string;
   readonly resource: string;
+  /** The audience of the JWT target. */
+  readonly apiAudience: string;
   readonly targets: { readonly jwt: Id<"target">; readonly postgres: Id<"target"> };
   /** The superuser of the server's PostgreSQL, which sees what row-level security would hide, and which plays the far side too. */
   readonly superuserUrl: string;
@@ -42,12 +46,14 @@ export interface SeedOptions {
   readonly endsAt?: Date;
   /** Callers' tokens are accepted once. */
   readonly singleUse?: boolean;
+  /** OAuth clients: the first is the first caller's, and so on. */
+  readonly clients?: readonly ClientKeys[];
 }
 
 /** Fills a new deployment through the product's own code. */
 export async function seed(
   server: Server,
-  { endsAt = IN_A_YEAR, singleUse = false }: SeedOptions = {},
+  { endsAt = IN_A_YEAR, singleUse = false, clients = [] }: SeedOptions = {},
 ): Promise<Seeded> {
   await using broker = await openBroker(loadConfig({ ...server.env }), createLog("error"));
   const { superuserUrl } = broker.stack;
@@ -66,7 +72,7 @@ export async function seed(
         owner,
         resource,
         issuer: "jwt",
-        config: { audience: "https://tickets.bench/api" },
+        config: { audience: API_AUDIENCE },
         access: { read: {} },
       }),
       postgres: await aTarget(tx, broker, {
@@ -81,6 +87,8 @@ export async function seed(
     for (let index = 0; index < AGENTS; index += 1) {
       const sub = `agent-${index}`;
       const agent = await anAgent(tx, owner, sub, trustSource);
+      const client = clients[index];
+      if (client !== undefined) await aClient(tx, agent, client);
       callers.push({ sub, taskId: await aTask(tx, agent, await aPurpose(tx, { agent, owner, resource, endsAt })) });
     }
     const tool = await anAgent(tx, owner, "tickets-tool", trustSource);
@@ -111,6 +119,7 @@ export async function seed(
     toolSub: "tickets-tool",
     orchestratorSub: "orchestrator",
     resource: "tickets",
+    apiAudience: API_AUDIENCE,
     superuserUrl,
     ledgerUrl: ledger.href,
   };
@@ -175,9 +184,15 @@ async function aTrustSource(
   };
   await tx
     .insertInto("trust_sources")
-    .values({ tenant_id: TENANT, id, name: "workloads", kind: "key_set", issuer, settings: JSON.stringify(settings) })
+    .values({ tenant_id: TENANT, id, name: issuer, kind: "key_set", issuer, settings: JSON.stringify(settings) })
     .execute();
   return id;
+}
+
+/** An agent's registered key: a trust source whose tokens it issues for itself. */
+async function aClient(tx: Tx, agent: Id<"agent">, { clientId, publicJwk }: ClientKeys): Promise<void> {
+  const trustSource = await aTrustSource(tx, { issuer: clientId, jwk: publicJwk, singleUse: true });
+  await anIdentity(tx, agent, clientId, trustSource);
 }
 
 async function anAgent(tx: Tx, owner: Id<"owner">, sub: string, trustSource: Id<"trustSource">): Promise<Id<"agent">> {
@@ -194,19 +209,23 @@ async function anAgent(tx: Tx, owner: Id<"owner">, sub: string, trustSource: Id<
       state: "active",
     })
     .execute();
+  await anIdentity(tx, id, sub, trustSource);
+  return id;
+}
+
+async function anIdentity(tx: Tx, agent: Id<"agent">, sub: string, trustSource: Id<"trustSource">): Promise<void> {
   await tx
     .insertInto("identities")
     .values({
       tenant_id: TENANT,
       id: newId("identity"),
       trust_source_id: trustSource,
-      agent_id: id,
+      agent_id: agent,
       anchor_claim: "sub",
       anchor_value: sub,
       conditions: "[]",
     })
     .execute();
-  return id;
 }
 
 async function aResource(tx: Tx, owner: Id<"owner">, name: string): Promise<Id<"resource">> {
