@@ -1,5 +1,5 @@
 import { createHash, createHmac, timingSafeEqual } from "node:crypto";
-import { calculateJwkThumbprint, compactVerify, importJWK } from "jose";
+import { type CryptoKey, calculateJwkThumbprint, compactVerify, importJWK } from "jose";
 import { MayflyError } from "../lib/errors.ts";
 import { oauthError } from "../lib/oauth-error.ts";
 import { decodeToken, isName } from "./decode-token.ts";
@@ -37,21 +37,24 @@ export interface ProofsDeps {
 
 export function createProofs({ nonceKey, consume, nowMs }: ProofsDeps): Proofs {
   const nonceOf = (bucket: number): string => createHmac("sha256", nonceKey).update(`${bucket}`).digest("base64url");
-  const bucketNow = (): number => Math.floor(nowMs() / 1000 / NONCE_SECONDS);
-  const isOurs = (nonce: string): boolean => {
-    const bucket = bucketNow();
-    // The next one too: the clock of the process that gave it may be ahead of ours.
-    return [bucket - 1, bucket, bucket + 1].some((candidate) => isEqual(nonce, nonceOf(candidate)));
+  let made = { bucket: Number.NaN, good: [""] };
+  /** The present nonce, and then the one before it and, for processes whose clock is ahead of ours, the next. */
+  const goodNonces = (): readonly string[] => {
+    const bucket = Math.floor(nowMs() / 1000 / NONCE_SECONDS);
+    if (made.bucket !== bucket) made = { bucket, good: [bucket, bucket - 1, bucket + 1].map(nonceOf) };
+    return made.good;
   };
+  const presentNonce = (): string => goodNonces()[0] ?? "";
+  const keys = createProofKeys();
   return {
-    nonce: () => nonceOf(bucketNow()),
+    nonce: presentNonce,
     async check(tenantId, proof, { method, url }) {
       const decoding = decodeToken(proof, "proof");
       if (!decoding.ok) throw wrong(decoding.refusal.detail);
       const { alg, typ, jwk: sent, claims, payload } = decoding.token;
       const { jti, htm, htu, iat, nonce } = claims;
       if (typ?.toLowerCase().replace(/^application\//, "") !== "dpop+jwt") throw wrong("its typ is not dpop+jwt");
-      const jwk = publicKeyOf(sent, alg);
+      const key = await keys.find(sent, alg);
       if (!isName(jti, 256)) throw wrong("jti is not a text of 1 to 256 characters");
       if (htm !== method) throw wrong("htm is not the method of this request");
       if (!isSameUri(htu, url)) throw wrong("htu is not the URI of this endpoint");
@@ -59,9 +62,11 @@ export function createProofs({ nonceKey, consume, nowMs }: ProofsDeps): Proofs {
       if (!Number.isSafeInteger(iat)) throw wrong("iat is not a whole number of seconds");
       const age = now - (iat as number);
       if (!(age <= MAX_AGE_SECONDS && age >= -MAX_AHEAD_SECONDS)) throw wrong("iat is not now");
-      if (typeof nonce !== "string" || !isOurs(nonce)) throw nonceNeeded(nonceOf(bucketNow()));
-      if (!(await isSigned(proof, payload, jwk, alg))) throw wrong("its signature is not by the key that it carries");
-      const thumbprint = await calculateJwkThumbprint({ ...jwk.key }, "sha256");
+      if (typeof nonce !== "string" || !goodNonces().some((good) => isEqual(nonce, good)))
+        throw nonceNeeded(presentNonce());
+      if (!(await isSigned(proof, payload, key.publicKey, alg)))
+        throw wrong("its signature is not by the key that it carries");
+      const { thumbprint } = key;
       const { fresh } = await consume(tenantId, {
         scope: "dpop",
         hash: createHash("sha256").update(`${thumbprint} ${url} ${jti}`).digest("hex"),
@@ -69,6 +74,34 @@ export function createProofs({ nonceKey, consume, nowMs }: ProofsDeps): Proofs {
       });
       if (!fresh) throw wrong("it was sent before: make a new one for every request");
       return thumbprint;
+    },
+  };
+}
+
+interface ProofKey {
+  readonly publicKey: CryptoKey;
+  readonly thumbprint: string;
+}
+
+/** Some 1 KB each. */
+const MAX_KEYS = 5_000;
+const MAX_REMEMBERED_LENGTH = 1_000;
+
+/** The keys that proofs carry, judged and imported. A client proves the same key again and again. */
+function createProofKeys(): { find(sent: unknown, alg: string): Promise<ProofKey> } {
+  const known = new Map<string, ProofKey>();
+  return {
+    async find(sent, alg) {
+      const name = `${alg} ${JSON.stringify(sent)}`;
+      const before = known.get(name);
+      if (before !== undefined) return before;
+      const { key: jwk } = publicKeyOf(sent, alg);
+      const publicKey = (await importJWK({ ...jwk }, alg)) as CryptoKey;
+      const key = { publicKey, thumbprint: await calculateJwkThumbprint({ ...jwk }, "sha256") };
+      if (name.length > MAX_REMEMBERED_LENGTH) return key;
+      if (known.size >= MAX_KEYS) known.delete(known.keys().next().value ?? "");
+      known.set(name, key);
+      return key;
     },
   };
 }
@@ -82,10 +115,9 @@ function publicKeyOf(sent: unknown, alg: string): PublicJwk {
   return verdict.jwk;
 }
 
-async function isSigned(proof: string, payload: Buffer, { key }: PublicJwk, alg: string): Promise<boolean> {
+async function isSigned(proof: string, payload: Buffer, key: CryptoKey, alg: string): Promise<boolean> {
   try {
-    const verified = await compactVerify(proof, await importJWK({ ...key }, alg), { algorithms: [alg] });
-    return payload.equals(verified.payload);
+    return payload.equals((await compactVerify(proof, key, { algorithms: [alg] })).payload);
   } catch {
     // Whatever the crypto library has against it, the signature did not verify.
     return false;

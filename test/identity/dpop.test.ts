@@ -31,10 +31,10 @@ function proofs(options: { nowMs?: () => number; seen?: Set<string>; key?: Uint8
 
 type Parts = { readonly header?: object; readonly claims?: Readonly<Record<string, unknown>> };
 
-async function proof(by: Proofs, { header = {}, claims = {} }: Parts = {}): Promise<string> {
+async function proof(by: Proofs, { header = {}, claims = {} }: Parts = {}, key = pair.privateKey): Promise<string> {
   const all = { jti: randomUUID(), htm: "POST", htu: URL_OF_OURS, iat: T0 / 1000, nonce: by.nonce(), ...claims };
   const kept = Object.fromEntries(Object.entries(all).filter(([, value]) => value !== null));
-  return new SignJWT(kept).setProtectedHeader({ alg: "ES256", typ: "dpop+jwt", jwk, ...header }).sign(pair.privateKey);
+  return new SignJWT(kept).setProtectedHeader({ alg: "ES256", typ: "dpop+jwt", jwk, ...header }).sign(key);
 }
 
 const codeOf = (error: unknown): string | undefined =>
@@ -53,6 +53,19 @@ describe("a DPoP proof", () => {
     await other.check("t", sent, request);
     await expect(one.check("t", sent, request)).rejects.toThrow("it was sent before");
     await expect(one.check("another tenant", sent, request)).resolves.toMatch(/^[\w-]{43}$/);
+  });
+
+  test("is by its own key, whichever keys were seen before", async () => {
+    const ours = proofs();
+    const other = await generateKeyPair("ES256", { extractable: true });
+    const otherJwk = await exportJWK(other.publicKey);
+    for (let round = 0; round < 2; round += 1) {
+      expect(await ours.check("t", await proof(ours), request)).toBe(await calculateJwkThumbprint(jwk));
+      const theirs = proof(ours, { header: { jwk: otherJwk } }, other.privateKey);
+      expect(await ours.check("t", await theirs, request)).toBe(await calculateJwkThumbprint(otherJwk));
+      const stolen = await proof(ours, { header: { jwk: otherJwk } });
+      expect(await ours.check("t", stolen, request).catch(codeOf)).toBe("invalid_dpop_proof");
+    }
   });
 
   test.each<[string, Parts]>([
