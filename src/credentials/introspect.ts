@@ -1,12 +1,8 @@
 import type { Db } from "../db/database.ts";
 import type { RememberedCaller } from "../identity/principal.ts";
-import { ACCESS_TOKEN_TYP } from "../issuers/registry.ts";
-import type { SigningKeys } from "../keys/signing-keys.ts";
-import { isId } from "../lib/ids.ts";
+import { type OwnTokenDeps, ownToken } from "./own-token.ts";
 
-export interface IntrospectDeps {
-  readonly keys: SigningKeys;
-  readonly issuerUrl: (tenantName: string) => string;
+export interface IntrospectDeps extends OwnTokenDeps {
   readonly sql: IntrospectSql;
 }
 
@@ -49,16 +45,15 @@ export async function introspect(
   { principal, authenticateAgain }: RememberedCaller,
   token: string,
 ): Promise<object> {
-  const claims = token.length > 8192 ? undefined : await deps.keys.verify(principal.tenantId, token, ACCESS_TOKEN_TYP);
-  const jti = claims?.["iss"] === deps.issuerUrl(principal.tenantName) ? claims["jti"] : undefined;
-  const id = typeof jti === "string" && isId("credential", jti) ? jti : "";
-  const { facts } = await deps.sql(principal.tenantId, { id, caller: principal.agentId ?? null });
+  const own = await ownToken(deps, principal, token);
+  const { facts } = await deps.sql(principal.tenantId, { id: own?.id ?? "", caller: principal.agentId ?? null });
   if (facts.generation !== principal.generation) {
     const again = await authenticateAgain();
     if (again.agentId !== principal.agentId) return introspect(deps, { principal: again, authenticateAgain }, token);
   }
-  if (claims === undefined || !facts.active) return inactive;
+  if (own === undefined || !facts.active) return inactive;
   if (principal.agentId !== undefined && !facts.caller_serves) return inactive;
+  const { claims } = own;
   return {
     active: true,
     token_type: "cnf" in claims ? "DPoP" : "Bearer",

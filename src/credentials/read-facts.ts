@@ -1,5 +1,6 @@
 import type { Db } from "../db/database.ts";
 import type { Id } from "../lib/ids.ts";
+import { keepNewest } from "../lib/keep-newest.ts";
 import type { MintFacts, MintRequest } from "./mint-facts.ts";
 
 /** Reads everything that a mint is judged by, as it is now. */
@@ -50,10 +51,7 @@ export function createKeptFacts(localMs: () => number = () => performance.now())
       return facts === undefined ? undefined : { ...facts, now_ms: Math.floor(localMs() + ahead) };
     },
     keep(tenantId, agentId, request, facts) {
-      const name = nameOf(tenantId, agentId, request);
-      kept.delete(name);
-      if (kept.size >= MAX_KEPT) kept.delete(kept.keys().next().value ?? "");
-      kept.set(name, facts);
+      keepNewest(kept, MAX_KEPT, nameOf(tenantId, agentId, request), facts);
     },
     forget(tenantId, agentId, request) {
       kept.delete(nameOf(tenantId, agentId, request));

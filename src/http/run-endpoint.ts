@@ -65,7 +65,8 @@ export function runEndpoint(endpoint: Endpoint, deps: RunDeps): Run {
     assertHeadersOnce(req);
     const limit = endpoint.bodyLimitBytes ?? DEFAULT_BODY_LIMIT_BYTES;
     const form = endpoint.clientAssertion ? await readRawBody(req, limit) : undefined;
-    const request = { ...factsOf(exchange), ...(form === undefined ? {} : clientAssertionOf(req, form)) };
+    const facts = factsOf(exchange);
+    const request = form === undefined ? facts : { ...facts, ...clientAssertionOf(req, form) };
     const authenticate = async (certainty: Certainty): Promise<Principal> => {
       const caller = await deps.authenticate(req.headers, request, certainty);
       exchange.principal = caller;

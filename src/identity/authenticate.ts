@@ -24,7 +24,7 @@ export interface AuthenticateDeps {
   readonly now: () => Date;
 }
 
-/** Who calls, from the `Authorization` header or a client assertion; throws `unauthenticated` with a stable reason, already in the audit. */
+/** Who calls, by `Authorization` or a client assertion; throws `unauthenticated` with a stable reason, already in the audit. */
 export type Authenticator = (
   headers: IncomingHttpHeaders,
   request: { readonly method: string; readonly client?: ClientAssertion },

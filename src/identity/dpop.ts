@@ -1,9 +1,12 @@
 import { createHash, createHmac, timingSafeEqual } from "node:crypto";
-import { type CryptoKey, calculateJwkThumbprint, compactVerify, importJWK } from "jose";
+import { type CryptoKey, calculateJwkThumbprint, importJWK } from "jose";
 import { MayflyError } from "../lib/errors.ts";
+import { keepNewest } from "../lib/keep-newest.ts";
 import { oauthError } from "../lib/oauth-error.ts";
 import { decodeToken, isName } from "./decode-token.ts";
 import { judgeJwk, type PublicJwk, type SignatureAlgorithm } from "./public-jwk.ts";
+import { shortType } from "./token-kind.ts";
+import { isSignedBy } from "./verify-token.ts";
 
 /** The algorithms of proofs: of each key type the one that everybody has. */
 export const proofAlgorithms = ["ES256", "Ed25519", "EdDSA", "PS256"] as const satisfies readonly SignatureAlgorithm[];
@@ -51,9 +54,9 @@ export function createProofs({ nonceKey, consume, nowMs }: ProofsDeps): Proofs {
     async check(tenantId, proof, { method, url }) {
       const decoding = decodeToken(proof, "proof");
       if (!decoding.ok) throw wrong(decoding.refusal.detail);
-      const { alg, typ, jwk: sent, claims, payload } = decoding.token;
+      const { alg, typ, jwk: sent, claims } = decoding.token;
       const { jti, htm, htu, iat, nonce } = claims;
-      if (typ?.toLowerCase().replace(/^application\//, "") !== "dpop+jwt") throw wrong("its typ is not dpop+jwt");
+      if (typ === undefined || shortType(typ) !== "dpop+jwt") throw wrong("its typ is not dpop+jwt");
       const key = await keys.find(sent, alg);
       if (!isName(jti, 256)) throw wrong("jti is not a text of 1 to 256 characters");
       if (htm !== method) throw wrong("htm is not the method of this request");
@@ -64,7 +67,7 @@ export function createProofs({ nonceKey, consume, nowMs }: ProofsDeps): Proofs {
       if (!(age <= MAX_AGE_SECONDS && age >= -MAX_AHEAD_SECONDS)) throw wrong("iat is not now");
       if (typeof nonce !== "string" || !goodNonces().some((good) => isEqual(nonce, good)))
         throw nonceNeeded(presentNonce());
-      if (!(await isSigned(proof, payload, key.publicKey, alg)))
+      if (!(await isSignedBy(key.publicKey, proof, decoding.token)))
         throw wrong("its signature is not by the key that it carries");
       const { thumbprint } = key;
       const { fresh } = await consume(tenantId, {
@@ -99,8 +102,7 @@ function createProofKeys(): { find(sent: unknown, alg: string): Promise<ProofKey
       const publicKey = (await importJWK({ ...jwk }, alg)) as CryptoKey;
       const key = { publicKey, thumbprint: await calculateJwkThumbprint({ ...jwk }, "sha256") };
       if (name.length > MAX_REMEMBERED_LENGTH) return key;
-      if (known.size >= MAX_KEYS) known.delete(known.keys().next().value ?? "");
-      known.set(name, key);
+      keepNewest(known, MAX_KEYS, name, key);
       return key;
     },
   };
@@ -113,15 +115,6 @@ function publicKeyOf(sent: unknown, alg: string): PublicJwk {
   if (!known || !(verdict.jwk.algorithms as readonly string[]).includes(alg))
     throw wrong(`its alg must be one of ${proofAlgorithms.join(", ")}, and fit its key`);
   return verdict.jwk;
-}
-
-async function isSigned(proof: string, payload: Buffer, key: CryptoKey, alg: string): Promise<boolean> {
-  try {
-    return payload.equals((await compactVerify(proof, key, { algorithms: [alg] })).payload);
-  } catch {
-    // Whatever the crypto library has against it, the signature did not verify.
-    return false;
-  }
 }
 
 /** RFC 9449 §4.3: without query and fragment, after normalization. */

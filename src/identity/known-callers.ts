@@ -1,5 +1,6 @@
 import { hash } from "node:crypto";
 import type { CryptoKey } from "jose";
+import { keepNewest } from "../lib/keep-newest.ts";
 import type { KeyAnswer } from "./key-set.ts";
 import type { Principal } from "./principal.ts";
 
@@ -42,10 +43,7 @@ export function createKnownCallers(): KnownCallers {
       return undefined;
     },
     remember(token, caller) {
-      const name = nameOf(token);
-      known.delete(name);
-      if (known.size >= MAX_KNOWN) known.delete(known.keys().next().value ?? "");
-      known.set(name, caller);
+      keepNewest(known, MAX_KNOWN, nameOf(token), caller);
     },
   };
 }

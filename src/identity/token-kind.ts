@@ -39,6 +39,11 @@ const otherKindClaims: Readonly<Record<string, string>> = {
   vct: "a verifiable credential",
 };
 
+/** A `typ` as it is compared: a media type without case, with or without its `application/` (RFC 7515 §4.1.9). */
+export function shortType(typ: string): string {
+  return typ.toLowerCase().replace(/^application\//, "");
+}
+
 /**
  * Refuses a token that was made for something else, by its `typ` and by the claims that give it away. Of explicit
  * types `JWT` is accepted, for SPIFFE also `JOSE` (JWT-SVID §2.3), and the type of client assertions where the
@@ -54,8 +59,7 @@ export function checkKind(token: DecodedToken, source: TrustSource): Refusal | u
   }
   if (token.typ === undefined) return undefined;
   if (source.kind === "spiffe" && (token.typ === "JWT" || token.typ === "JOSE")) return undefined;
-  // RFC 7515 §4.1.9: a media type, compared without case, with or without its "application/".
-  const typ = token.typ.toLowerCase().replace(/^application\//, "");
+  const typ = shortType(token.typ);
   if (source.kind !== "spiffe" && typ === "jwt") return undefined;
   const registered = source.kind === "key_set" || source.kind === "jwks_uri";
   if (registered && typ === "client-authentication+jwt") return undefined;

@@ -43,8 +43,8 @@ export interface VerifiedToken {
   readonly expiresAt: Date;
   readonly confirmation: Confirmation;
   /**
-   * Present exactly when the source is `single_use` or the token is a self-issued client assertion: the caller must consume (source, `jti`) once, before it acts on
-   * the token, and remember it until `keepUntil`. The text of a token is no replay key: a signature has two spellings.
+   * Present exactly when the source is `single_use` or the token is a self-issued client assertion: the caller must
+   * consume (source, `jti`) once, before it acts on the token, and remember it until `keepUntil`. The text of a token is no replay key: a signature has two spellings.
    */
   readonly singleUse: { readonly jti: string; readonly keepUntil: Date } | undefined;
   /** The key that signed it. A set that no longer has this very key no longer vouches for the token. */
@@ -176,20 +176,18 @@ async function signingKey(token: string, decoded: DecodedToken, findKeys: FindKe
       "the token does not say which of the trust source's keys signed it: send a unique kid",
     );
   }
-  for (const key of answer.keys) {
-    const signed = await signedBytes(token, key, decoded.alg);
-    // D13: what was read must be what was signed. Both come from one text; this line keeps it so.
-    if (signed !== undefined && decoded.payload.equals(signed)) return key;
-  }
+  for (const key of answer.keys) if (await isSignedBy(key, token, decoded)) return key;
   return refuse("token_signature_invalid", "the signature is not by a key of the trust source");
 }
 
-async function signedBytes(token: string, key: CryptoKey, alg: string): Promise<Uint8Array | undefined> {
+/** Whether a token that was decoded is signed by this key, by the algorithm that it names. */
+export async function isSignedBy(key: CryptoKey, token: string, { alg, payload }: DecodedToken): Promise<boolean> {
   try {
-    return (await compactVerify(token, key, { algorithms: [alg] })).payload;
+    // D13: what was read must be what was signed. Both come from one text; this line keeps it so.
+    return payload.equals((await compactVerify(token, key, { algorithms: [alg] })).payload);
   } catch {
     // Whatever the crypto library has against it, the signature did not verify.
-    return undefined;
+    return false;
   }
 }
 

@@ -1,6 +1,7 @@
 import { createPrivateKey, createPublicKey, createSign, generateKeyPairSync, hash, type KeyObject } from "node:crypto";
 import { calculateJwkThumbprint, compactVerify, decodeProtectedHeader, type JWK } from "jose";
 import type { Db } from "../db/database.ts";
+import { keepNewest } from "../lib/keep-newest.ts";
 import type { Sealer } from "../lib/seal.ts";
 
 /** Signs for one tenant with its active key. */
@@ -137,9 +138,7 @@ export function createSigningKeys(db: Db, sealer: Sealer): SigningKeys {
         if (known === undefined) return undefined;
         const { payload } = await compactVerify(token, known.key, { algorithms: ["ES256"] });
         const claims = JSON.parse(Buffer.from(payload).toString("utf8")) as Record<string, unknown>;
-        verified.delete(name);
-        if (verified.size >= MAX_VERIFIED) verified.delete(verified.keys().next().value ?? "");
-        verified.set(name, { kid: header.kid, key: known.key, claims });
+        keepNewest(verified, MAX_VERIFIED, name, { kid: header.kid, key: known.key, claims });
         return claims;
       } catch (error) {
         if (error instanceof Error && "code" in error && String(error.code).startsWith("ERR_J")) return undefined;

@@ -1,3 +1,4 @@
+import { keepNewest } from "../lib/keep-newest.ts";
 import { CedarFailed, onCedarReplaced, withCedar } from "./cedar.ts";
 import type { Slice } from "./compile.ts";
 import type { Question } from "./facts.ts";
@@ -21,10 +22,7 @@ export function judge(slice: Slice, input: PolicyInput, action: PolicyAction): J
   // Cedar throws, and costs its instance, where JSON holds half of a surrogate pair: stringify() leaves those escaped.
   if (/(?<!\\)(?:\\\\)*\\ud[89a-f]/.test(text)) return failed;
   const judgement = askCedar(slice, question);
-  if (judgement !== failed && text.length <= MAX_REMEMBERED_LENGTH) {
-    if (answers.size >= MAX_REMEMBERED) answers.delete(answers.keys().next().value ?? "");
-    answers.set(key, judgement);
-  }
+  if (judgement !== failed && text.length <= MAX_REMEMBERED_LENGTH) keepNewest(answers, MAX_REMEMBERED, key, judgement);
   return judgement;
 }
 

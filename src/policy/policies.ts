@@ -2,6 +2,7 @@ import type { Db } from "../db/database.ts";
 import { canonicalJson } from "../lib/canonical-json.ts";
 import { MayflyError } from "../lib/errors.ts";
 import type { Id } from "../lib/ids.ts";
+import { keepNewest } from "../lib/keep-newest.ts";
 import { type CompiledPolicies, compile } from "./compile.ts";
 import { decide } from "./engine.ts";
 import type { PolicyDecision, PolicyInput } from "./request.ts";
@@ -35,8 +36,7 @@ export function createPolicies(db: Db): Policies {
     const decision = decide(set, input);
     // A denial may be an error that passes.
     if (decision.outcome !== "allow") return decision;
-    if (allowed.size >= MAX_REMEMBERED) allowed.delete(allowed.keys().next().value ?? "");
-    allowed.set(key, decision);
+    keepNewest(allowed, MAX_REMEMBERED, key, decision);
     return decision;
   };
 
@@ -58,9 +58,8 @@ export function createPolicies(db: Db): Policies {
       const key = `${tenantId}/${version}`;
       let known = compiled.get(key);
       if (known === undefined) {
-        if (compiled.size >= KEPT) compiled.delete(compiled.keys().next().value ?? "");
         known = load(tenantId, version);
-        compiled.set(key, known);
+        keepNewest(compiled, KEPT, key, known);
       }
       try {
         const set = await known;
