@@ -80,6 +80,9 @@ create index revocations_blocking on mayfly.revocations (tenant_id, blocks_until
 
 -- No foreign keys to the registry: a mint re-checks those rows under lock in the statement that inserts, and each key
 -- would write one more row lock per mint. A registry row that a credential names is never deleted (checked there).
+-- confirmation is the key that the holder proves to have (RFC 7800 cnf). ancestors are the credentials that this one was
+-- minted from, the root first and the parent last; null when it was minted from none. delegation is what may be minted
+-- from it; null when nothing may. status_list and status_index are its place in a token status list.
 -- due_at is the one column that the sweep looks at: create_by while pending, expires_at while active, the next try
 -- while revoking, null for ever after.
 create table mayfly.credentials (
@@ -98,6 +101,13 @@ create table mayfly.credentials (
   environment text not null,
   data_class text not null,
   binding text not null,
+  confirmation jsonb,
+  parent_id text collate "C",
+  ancestors text[] collate "C",
+  delegation jsonb,
+  signing_kid text,
+  status_list text collate "C",
+  status_index int,
   actions text[] not null,
   resource_ids text[] not null,
   access jsonb not null,
@@ -129,7 +139,9 @@ create table mayfly.credentials (
   check ((state in ('revoked', 'expired', 'failed')) = (ended_at is not null)),
   check (state not in ('revoked', 'expired', 'failed') or receipt is not null),
   check (self_contained or (downstream_name is not null and handle_sealed is not null) or state in ('revoked', 'expired', 'failed')),
-  check (not stuck or state = 'revoking')
+  check (not stuck or state = 'revoking'),
+  check (parent_id is not distinct from ancestors[cardinality(ancestors)]),
+  check ((status_list is null) = (status_index is null))
 ) partition by range (id);
 create index credentials_due on mayfly.credentials (due_at) where due_at is not null;
 create index credentials_live_task on mayfly.credentials (tenant_id, task_id) where due_at is not null;
@@ -141,6 +153,7 @@ create index credentials_target on mayfly.credentials (tenant_id, target_id, id)
 create index credentials_owner on mayfly.credentials (tenant_id, owner_id, id);
 create index credentials_purpose on mayfly.credentials (tenant_id, purpose_id, id);
 create index credentials_revocation on mayfly.credentials (tenant_id, revocation_id) where revocation_id is not null;
+create index credentials_ancestors on mayfly.credentials using gin (ancestors) where ancestors is not null;
 create index credentials_name on mayfly.credentials (tenant_id, target_id, downstream_name) where downstream_name is not null;
 
 create table mayfly.decisions_other partition of mayfly.decisions default;

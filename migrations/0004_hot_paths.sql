@@ -170,12 +170,16 @@ begin
              and mayfly.selects(v.selector, p_items -> (i.ord - 1)::int)) as blocked
       from rows from (jsonb_to_recordset(p_items) as (generation bigint, facts_until_ms bigint, id text, agent_id text, owner_id text,
              identity_id text, task_id text, purpose_id text, target_id text, policy_version int, issuer text, self_contained boolean,
-             revocability text, environment text, data_class text, binding text, actions text[], resource_ids text[], access jsonb,
+             revocability text, environment text, data_class text, binding text, confirmation jsonb,
+             parent_id text, ancestors text[], delegation jsonb, signing_kid text, status_list text, status_index int,
+             actions text[], resource_ids text[], access jsonb,
              requested_ttl_seconds int, ttl_seconds int, ttl_bound text, downstream_name text, handle_sealed text, requested_by text,
              request_id text, create_within_ms int, expires_ms bigint, decision_id text, determining text[], reasons jsonb, input jsonb,
              input_hash text)) with ordinality as i (generation, facts_until_ms, id, agent_id, owner_id,
              identity_id, task_id, purpose_id, target_id, policy_version, issuer, self_contained,
-             revocability, environment, data_class, binding, actions, resource_ids, access,
+             revocability, environment, data_class, binding, confirmation,
+             parent_id, ancestors, delegation, signing_kid, status_list, status_index,
+             actions, resource_ids, access,
              requested_ttl_seconds, ttl_seconds, ttl_bound, downstream_name, handle_sealed, requested_by,
              request_id, create_within_ms, expires_ms, decision_id, determining, reasons, input,
              input_hash, ord)
@@ -201,11 +205,14 @@ begin
       from good g
   ), minted as (
     insert into credentials (tenant_id, id, agent_id, owner_id, identity_id, task_id, purpose_id, target_id, decision_id,
-        issuer, self_contained, revocability, environment, data_class, binding, actions, resource_ids, access,
+        issuer, self_contained, revocability, environment, data_class, binding, confirmation,
+        parent_id, ancestors, delegation, signing_kid, status_list, status_index,
+        actions, resource_ids, access,
         requested_ttl_seconds, ttl_seconds, ttl_bound, downstream_name, handle_sealed, requested_by, request_id,
         create_by, expires_at, state, state_by, state_reason, due_at, activated_at)
     select p_tenant, g.id, g.agent_id, g.owner_id, g.identity_id, g.task_id, g.purpose_id, g.target_id, g.decision_id,
-        g.issuer, g.self_contained, g.revocability, g.environment, g.data_class, g.binding,
+        g.issuer, g.self_contained, g.revocability, g.environment, g.data_class, g.binding, g.confirmation,
+        g.parent_id, g.ancestors, g.delegation, g.signing_kid, g.status_list, g.status_index,
         g.actions, g.resource_ids,
         g.access, g.requested_ttl_seconds, g.ttl_seconds, g.ttl_bound, g.downstream_name,
         decode(g.handle_sealed, 'base64'), g.requested_by, g.request_id,

@@ -42,6 +42,8 @@ export interface IntentOf {
   readonly revocability: Minted["revocability"];
   readonly downstreamName?: string;
   readonly handleSealed?: Buffer;
+  /** The key that will sign it, when it is a token of ours. */
+  readonly signingKid?: string;
 }
 
 /** What `mayfly.mint_commit` writes. Member by member: spreading objects of this size was 2 % of a mint. */
@@ -62,6 +64,8 @@ export function intentOf(plan: Plan, principal: Principal, request: MintRequest,
     environment: checked.resources[0]?.environment,
     data_class: checked.dataClass,
     binding: principal.binding,
+    confirmation: principal.keyThumbprint === undefined ? undefined : { jkt: principal.keyThumbprint },
+    signing_kid: made.signingKid,
     actions: request.actions,
     resource_ids: checked.resources.map((resource) => resource.id),
     access: checked.grants.map((grant) => grant.access),

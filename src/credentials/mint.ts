@@ -176,7 +176,12 @@ async function mintToken(
     access: checked.grants.map((grant) => grant.access),
   });
   const signer = await deps.keys.signer(principal.tenantId);
-  const made = { limits: deps.limits, requestId: context.requestId, revocability: issuer.revocability };
+  const made = {
+    limits: deps.limits,
+    requestId: context.requestId,
+    revocability: issuer.revocability,
+    signingKid: signer.kid,
+  };
   const { outcome } = await sql.commit(principal.tenantId, intentOf(plan, principal, request, made));
   if (outcome === "blocked") throw blocked();
   if (outcome === "changed") return undefined;

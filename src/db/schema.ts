@@ -217,6 +217,13 @@ interface Credentials {
   environment: SetOnce<string>;
   data_class: SetOnce<string>;
   binding: SetOnce<string>;
+  confirmation: ColumnType<Record<string, string> | null, string | null, never>;
+  parent_id: SetOnce<Id<"credential"> | null>;
+  ancestors: SetOnce<Id<"credential">[] | null>;
+  delegation: ColumnType<unknown, string | null, never>;
+  signing_kid: SetOnce<string | null>;
+  status_list: SetOnce<string | null>;
+  status_index: SetOnce<number | null>;
   actions: SetOnce<string[]>;
   resource_ids: SetOnce<Id<"resource">[]>;
   access: ColumnType<unknown, string, never>;
