@@ -40,6 +40,7 @@ create table mayfly.agents (
   owner_id text collate "C" not null,
   environment text not null check (environment in ('production', 'staging', 'development')),
   state text not null default 'proposed' check (state in ('proposed', 'active', 'suspended', 'quarantined', 'retired')),
+  bearer_ttl_seconds int check (bearer_ttl_seconds between 1 and 3600),
   version int not null default 1,
   created_at timestamptz not null default now(),
   updated_at timestamptz not null default now(),

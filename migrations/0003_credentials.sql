@@ -189,7 +189,10 @@ begin
          n.agent_id, n.task_id, n.id,
          jsonb_build_object('target_id', n.target_id, 'purpose_id', n.purpose_id, 'owner_id', n.owner_id, 'decision_id', n.decision_id,
            'issuer', n.issuer, 'actions', n.actions, 'resource_ids', n.resource_ids, 'expires_at', n.expires_at, 'ttl_bound', n.ttl_bound,
-           'downstream_name', n.downstream_name, 'binding', n.binding),
+           'downstream_name', n.downstream_name, 'binding', n.binding)
+         -- A token that whoever holds it can use, by an admin's exception for its agent.
+         || case when n.self_contained and n.confirmation is null then '{"bearer_exception": true}' else '{}' end::jsonb
+         || case when n.parent_id is null then '{}' else jsonb_build_object('parent_id', n.parent_id) end,
          n.request_id
     from new_rows n;
   return null;

@@ -75,7 +75,7 @@ begin
    where g.tenant_id = p_tenant;
 end $$;
 
--- Items: {agent_id, task_id, target, resources: [id or name, …]}. Everything that the record checks and the policy
+-- Items: {agent_id, task_id, target, resources: [id or name, …], parent_id?}. Everything that the record checks and the policy
 -- look at, in one statement. Each lookup is a subquery of its own (offset 0) by primary key: left to itself the planner
 -- picks joins by statistics that a young table does not have, and read every task of the tenant for one mint.
 create function mayfly.mint_load(p_tenant text, p_items jsonb) returns table (ord int, facts json)
@@ -88,7 +88,7 @@ begin
       'now_ms', ms(clock_timestamp()),
       'tenant_state', tn.state,
       'policy_version', (select ps.policy_version from policy_sets ps where ps.tenant_id = p_tenant and ps.active),
-      'task', k.facts, 'agent', a.facts, 'purpose', p.facts, 'target', g.facts,
+      'task', k.facts, 'agent', a.facts, 'purpose', p.facts, 'target', g.facts, 'parent', c.facts,
       'resources', coalesce((
         select json_agg(json_build_object('asked', q.asked, 'id', r.id, 'name', r.name, 'kind', r.kind,
             'classification', r.classification, 'environment', r.environment, 'risk', r.risk, 'groups', r.groups,
@@ -102,8 +102,8 @@ begin
       'relationships', coalesce((
         select json_agg(json_build_object('subject', x.subject, 'relation', x.relation, 'object', x.object) order by x.object, x.relation)
           from relationships x where x.tenant_id = p_tenant and x.subject = i.agent_id), '[]'))
-    from rows from (jsonb_to_recordset(p_items) as (agent_id text, task_id text, target text, resources text[]))
-      with ordinality as i (agent_id, task_id, target, resources, ord)
+    from rows from (jsonb_to_recordset(p_items) as (agent_id text, task_id text, target text, resources text[], parent_id text))
+      with ordinality as i (agent_id, task_id, target, resources, parent_id, ord)
     join generations gn on gn.tenant_id = p_tenant
     join tenants tn on tn.id = p_tenant
     left join lateral (select t.purpose_id, json_build_object('id', t.id, 'agent_id', t.agent_id, 'state', t.state,
@@ -114,7 +114,8 @@ begin
       from tasks t join task_meters m on m.tenant_id = p_tenant and m.task_id = i.task_id
      where t.tenant_id = p_tenant and t.id = i.task_id offset 0) k on true
     left join lateral (select json_build_object('id', a.id, 'kind', a.kind, 'name', a.name,
-        'environment', a.environment, 'state', a.state, 'owner_id', a.owner_id, 'owner_status', o.status) as facts
+        'environment', a.environment, 'state', a.state, 'owner_id', a.owner_id, 'owner_status', o.status,
+        'bearer_ttl_seconds', a.bearer_ttl_seconds) as facts
       from agents a join owners o on o.tenant_id = p_tenant and o.id = a.owner_id
      where a.tenant_id = p_tenant and a.id = i.agent_id offset 0) a on true
     left join lateral (select json_build_object('id', p.id, 'name', p.name, 'state', p.state,
@@ -130,7 +131,20 @@ begin
        (select x.id from targets x where x.tenant_id = p_tenant and x.name = i.target),
        -- OAuth names a target by its audience (RFC 8707), which is no id and no name. Two that share one are none.
        (select min(x.id) from targets x where x.tenant_id = p_tenant and x.issuer = 'jwt' and x.state <> 'retired'
-           and x.config ->> 'audience' = i.target having count(*) = 1)) offset 0) g on true;
+           and x.config ->> 'audience' = i.target having count(*) = 1)) offset 0) g on true
+    left join lateral (select json_build_object('id', c.id, 'agent_id', c.agent_id,
+        'active', c.state = 'active' and c.expires_at > clock_timestamp(), 'expires_ms', ms(c.expires_at), 'actions', c.actions,
+        'resource_ids', c.resource_ids, 'data_class', c.data_class, 'environment', c.environment, 'binding', c.binding,
+        'confirmation', c.confirmation, 'target_id', c.target_id, 'delegation', c.delegation, 'chain', (
+          select json_agg(json_build_object('id', x.id, 'agent_id', x.agent_id, 'task_id', x.task_id, 'budget', b.facts) order by l.nth)
+            from unnest(c.ancestors || c.id) with ordinality l (id, nth)
+            cross join lateral (select x.id, x.agent_id, x.task_id from credentials x where x.tenant_id = p_tenant and x.id = l.id offset 0) x
+            cross join lateral (select json_build_object('max_credentials', t.max_credentials, 'max_per_minute', t.max_per_minute,
+                'max_live_seconds', t.max_live_seconds, 'issued', m.issued, 'issued_live_seconds', m.issued_live_seconds,
+                'issued_in_minute', case when m.minute_starts_at > now() - interval '1 minute' then m.issued_in_minute else 0 end) as facts
+              from tasks t join task_meters m on m.tenant_id = p_tenant and m.task_id = x.task_id
+             where t.tenant_id = p_tenant and t.id = x.task_id offset 0) b)) as facts
+      from credentials c where c.tenant_id = p_tenant and c.id = i.parent_id offset 0) c on i.parent_id is not null;
 end $$;
 
 -- Whether a kill switch's selector means a credential: every member that it names must hold.
@@ -142,20 +156,29 @@ create function mayfly.selects(p_selector jsonb, p_credential jsonb) returns boo
 -- registry has changed since they were read, and the generation says so: whoever changes the registry takes the tenant's
 -- gate alone and makes a new generation, in one transaction (0002). A mint passes the gate with others, so either it
 -- commits before such a change (and is taken back by a later statement of that change) or waits and sees the new
--- generation. A task's own state is looked at under the lock on its meter, which ending and pausing it take too. Locks in
--- one order: the gate, then meters by task. What is left out answers 'changed': the caller loads again to find the
+-- generation. A task's own state is looked at under the lock on its meter, which ending and pausing it take too. A
+-- credential that is minted from another one needs the whole chain above it active, under lock: whoever takes back one of
+-- the chain finds the new one, or is found (invariant 7). Locks in one order: the gate, then meters by task, then the chain,
+-- and there nobody waits: who takes back may hold what we want and want what we hold. What is left out answers 'changed': the caller loads again to find the
 -- reason; or 'blocked': the kill switch was told to let nothing of the kind through.
 create function mayfly.mint_commit(p_tenant text, p_items jsonb) returns table (ord int, outcome text, now_ms bigint)
   language plpgsql volatile set search_path = mayfly, pg_temp as $$
 declare
   present bigint;
   blocking boolean;
+  held text[];
 begin
   perform set_config('mayfly.tenant', p_tenant, true);
   perform pg_advisory_xact_lock_shared(gate(p_tenant));
   -- Counting then inserting needs the counter locked: READ COMMITTED let 17 of 10 through (reliability C12).
-  perform 1 from (select distinct x.task_id from jsonb_to_recordset(p_items) as x (task_id text) order by 1) t
+  perform 1 from (select distinct c.task_id from jsonb_to_recordset(p_items) as x (task_id text, charged_tasks text[])
+      cross join unnest(x.charged_tasks || x.task_id) c (task_id) order by 1) t
     cross join lateral (select 1 from task_meters m where m.tenant_id = p_tenant and m.task_id = t.task_id for no key update) m;
+  if jsonb_path_exists(p_items, '$[*].ancestors') then
+    select array_agg(h.id) into held from (
+      select c.id from (select distinct a.id from jsonb_to_recordset(p_items) as x (ancestors text[]) cross join unnest(x.ancestors) a (id)) a
+        cross join lateral (select c.id from credentials c where c.tenant_id = p_tenant and c.id = a.id for share skip locked) c) h;
+  end if;
   -- Only now, in statements of their own: what these see is as it is under the locks.
   select g.generation, exists (select from revocations v where v.tenant_id = p_tenant and v.blocks_until > clock_timestamp())
     into present, blocking from generations g where g.tenant_id = p_tenant;
@@ -163,37 +186,48 @@ begin
   return query
   with item as materialized (
     select i.*,
-           row_number() over (partition by i.task_id order by i.ord) as nth,
-           sum(i.ttl_seconds) over (partition by i.task_id order by i.ord) as seconds,
            to_timestamp(i.expires_ms / 1000.0) as expires_at,
            blocking and exists (select from revocations v where v.tenant_id = p_tenant and v.blocks_until > clock_timestamp()
              and mayfly.selects(v.selector, p_items -> (i.ord - 1)::int)) as blocked
       from rows from (jsonb_to_recordset(p_items) as (generation bigint, facts_until_ms bigint, id text, agent_id text, owner_id text,
              identity_id text, task_id text, purpose_id text, target_id text, policy_version int, issuer text, self_contained boolean,
              revocability text, environment text, data_class text, binding text, confirmation jsonb,
-             parent_id text, ancestors text[], delegation jsonb, signing_kid text, status_list text, status_index int,
+             parent_id text, ancestors text[], charged_tasks text[], delegation jsonb, signing_kid text, status_list text, status_index int,
              actions text[], resource_ids text[], access jsonb,
              requested_ttl_seconds int, ttl_seconds int, ttl_bound text, downstream_name text, handle_sealed text, requested_by text,
              request_id text, create_within_ms int, expires_ms bigint, decision_id text, determining text[], reasons jsonb, input jsonb,
              input_hash text)) with ordinality as i (generation, facts_until_ms, id, agent_id, owner_id,
              identity_id, task_id, purpose_id, target_id, policy_version, issuer, self_contained,
              revocability, environment, data_class, binding, confirmation,
-             parent_id, ancestors, delegation, signing_kid, status_list, status_index,
+             parent_id, ancestors, charged_tasks, delegation, signing_kid, status_list, status_index,
              actions, resource_ids, access,
              requested_ttl_seconds, ttl_seconds, ttl_bound, downstream_name, handle_sealed, requested_by,
              request_id, create_within_ms, expires_ms, decision_id, determining, reasons, input,
              input_hash, ord)
+  ), charge as materialized (
+    -- What is minted from a credential is charged to every task of the chain: passing on is no way around a budget.
+    select c.ord, c.task_id, c.ttl_seconds, count(*) over (partition by c.ord) as number,
+           row_number() over (partition by c.task_id order by c.ord) as nth,
+           sum(c.ttl_seconds) over (partition by c.task_id order by c.ord) as seconds
+      from (select distinct i.ord, i.ttl_seconds, x.task_id from item i cross join unnest(i.charged_tasks || i.task_id) x (task_id)) c
   ), good as materialized (
     select i.* from item i
-      cross join lateral (select from tasks t join task_meters m on m.tenant_id = p_tenant and m.task_id = i.task_id
+      cross join lateral (select from tasks t
        where t.tenant_id = p_tenant and t.id = i.task_id and t.state = 'open' and t.agent_id = i.agent_id
-         and t.purpose_id = i.purpose_id and t.deadline >= i.expires_at
-         and (m.heartbeat_due_at is null or m.heartbeat_due_at > clock_timestamp())
-         and (t.max_credentials is null or m.issued + i.nth <= t.max_credentials)
-         and (t.max_live_seconds is null or m.issued_live_seconds + i.seconds <= t.max_live_seconds)
-         and (t.max_per_minute is null or i.nth + case when m.minute_starts_at > now() - interval '1 minute'
-              then m.issued_in_minute else 0 end <= t.max_per_minute)
-      offset 0) t
+         and t.purpose_id = i.purpose_id and t.deadline >= i.expires_at offset 0) t
+      cross join lateral (select from charge c
+        cross join lateral (select from tasks t join task_meters m on m.tenant_id = p_tenant and m.task_id = c.task_id
+         where t.tenant_id = p_tenant and t.id = c.task_id and t.state = 'open'
+           and (m.heartbeat_due_at is null or m.heartbeat_due_at > clock_timestamp())
+           and (t.max_credentials is null or m.issued + c.nth <= t.max_credentials)
+           and (t.max_live_seconds is null or m.issued_live_seconds + c.seconds <= t.max_live_seconds)
+           and (t.max_per_minute is null or c.nth + case when m.minute_starts_at > now() - interval '1 minute'
+                then m.issued_in_minute else 0 end <= t.max_per_minute) offset 0) t
+       where c.ord = i.ord having count(*) = max(c.number)) b
+      cross join lateral (select from unnest(i.ancestors) a (id)
+        cross join lateral (select from credentials x where x.tenant_id = p_tenant and x.id = a.id and x.id = any (held)
+          and x.state = 'active' and x.expires_at >= i.expires_at offset 0) x
+        having count(*) = coalesce(cardinality(i.ancestors), 0)) c
      where i.generation = present and not i.blocked and i.expires_at > clock_timestamp()
        -- The caller may only think what time it is here. Nobody lives longer for that (invariant 2).
        and i.expires_at <= clock_timestamp() + make_interval(secs => i.ttl_seconds)
@@ -226,7 +260,8 @@ begin
         issued = m.issued + n.number, issued_live_seconds = m.issued_live_seconds + n.seconds,
         issued_in_minute = n.number + case when m.minute_starts_at > now() - interval '1 minute' then m.issued_in_minute else 0 end,
         minute_starts_at = case when m.minute_starts_at > now() - interval '1 minute' then m.minute_starts_at else now() end
-      from (select c.task_id, count(*)::int as number, sum(c.ttl_seconds)::bigint as seconds from good c group by 1) n
+      from (select c.task_id, count(*)::int as number, sum(c.ttl_seconds)::bigint as seconds
+              from charge c join good g on g.ord = c.ord group by 1) n
      where m.tenant_id = p_tenant and m.task_id = n.task_id
   )
   select i.ord::int, case when i.blocked then 'blocked' when g.ord is null then 'changed' else 'committed' end, ms(clock_timestamp())
@@ -283,7 +318,7 @@ begin
   perform set_config('mayfly.tenant', p_tenant, true);
   return query
   select i.ord::int, json_build_object('generation', gn.generation,
-      'active', coalesce(c.state = 'active' and c.expires_at > clock_timestamp() and t.state = 'open' and t.deadline > clock_timestamp()
+      'active', coalesce(c.state = 'active' and h.alive and c.expires_at > clock_timestamp() and t.state = 'open' and t.deadline > clock_timestamp()
         and (t.heartbeat_due_at is null or t.heartbeat_due_at > clock_timestamp())
         and a.state = 'active' and a.owner_status = 'active' and tn.state = 'active', false),
       'caller_serves', exists (select from relationships r where r.tenant_id = p_tenant and r.relation = 'serves'
@@ -291,8 +326,13 @@ begin
     from rows from (jsonb_to_recordset(p_items) as (id text, caller text)) with ordinality as i (id, caller, ord)
     join generations gn on gn.tenant_id = p_tenant
     join tenants tn on tn.id = p_tenant
-    left join lateral (select x.id, x.state, x.expires_at, x.target_id, x.task_id, x.agent_id from credentials x
+    left join lateral (select x.id, x.state, x.expires_at, x.target_id, x.task_id, x.agent_id, x.ancestors from credentials x
       where x.tenant_id = p_tenant and x.id = i.id offset 0) c on true
+    -- Taking back one of the chain takes this one too; a heartbeat that was lost a moment ago has not been acted on yet.
+    cross join lateral (select coalesce(bool_and(x.state = 'active' and (m.heartbeat_due_at is null or m.heartbeat_due_at > clock_timestamp())), true) as alive
+        from unnest(c.ancestors) l (id)
+        cross join lateral (select x.state, x.task_id from credentials x where x.tenant_id = p_tenant and x.id = l.id offset 0) x
+        cross join lateral (select y.heartbeat_due_at from task_meters y where y.tenant_id = p_tenant and y.task_id = x.task_id offset 0) m) h
     left join lateral (select x.state, x.deadline, y.heartbeat_due_at from tasks x
       join task_meters y on y.tenant_id = p_tenant and y.task_id = c.task_id
       where x.tenant_id = p_tenant and x.id = c.task_id offset 0) t on true

@@ -68,6 +68,8 @@ export async function startApi(broker: Broker, options: { readonly validateRepli
     // Refused proofs are recorded where they are refused, with their tenant; this is everything else (invariant 8).
     async onRefused(principal, refusal) {
       if (refusal.code === "unauthenticated") return;
+      // The server's half of every first proof (RFC 9449 §8), and no refusal: the same request comes again.
+      if (refusal.reasons?.[0]?.code === "use_dpop_nonce") return;
       const isMint = MINT_PATHS.has(refusal.route);
       if (isMint && recordedByMint(refusal.code)) return;
       await record(principal?.tenantId ?? SYSTEM_TENANT, {

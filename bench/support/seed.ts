@@ -207,6 +207,8 @@ async function anAgent(tx: Tx, owner: Id<"owner">, sub: string, trustSource: Id<
       owner_id: owner,
       environment: "staging",
       state: "active",
+      // The mint benchmark's callers are bearers, as the peer's are.
+      bearer_ttl_seconds: 3600,
     })
     .execute();
   await anIdentity(tx, id, sub, trustSource);

@@ -1,3 +1,7 @@
+import { mayMintFrom, widenings } from "../delegation/attenuate.ts";
+import type { Child, Parent, TaskBudget } from "../delegation/delegation.ts";
+import { confirmationOf, type Principal } from "../identity/principal.ts";
+import { selfContainedIssuer } from "../issuers/registry.ts";
 import { constantOf } from "../lib/canonical-json.ts";
 import { MayflyError, notFound, type Reason } from "../lib/errors.ts";
 import type { PolicyAction } from "../policy/request.ts";
@@ -22,6 +26,10 @@ export interface CheckedMint {
   readonly grants: readonly { readonly action: PolicyAction; readonly access: unknown }[];
   /** The resources of the grants, each once. */
   readonly resources: readonly PolicyAction["resource"][];
+  /** What it is minted from, when it is. */
+  readonly parent: Parent | undefined;
+  /** How long it may live for being bound to no key; undefined when it is, or needs not be. */
+  readonly bearerTtlSeconds: number | undefined;
   /** The most sensitive class among them: what history and the kill switch call the credential's data class. */
   readonly dataClass: string;
   readonly nowMs: number;
@@ -34,10 +42,11 @@ export interface CheckedMint {
  * The record checks of invariant 1, before any policy is asked. Throws `denied` with every reason that applies, each
  * with a stable code; `not_found` for a task or a target that this agent cannot know (invariant 10).
  */
-export function checkRecords(facts: MintFacts, request: MintRequest): CheckedMint {
+export function checkRecords(facts: MintFacts, request: MintRequest, holder: Principal): CheckedMint {
   const { agent, task, purpose, target } = facts;
   if (task === null || agent === null || purpose === null || task.agent_id !== agent.id) throw notFoundAt("/task_id");
   if (target === null) throw notFoundAt("/target");
+  const parent = parentOf(facts, request);
 
   const reasons: Reason[] = [];
   const refuse = (code: string, detail: string): void => {
@@ -48,11 +57,15 @@ export function checkRecords(facts: MintFacts, request: MintRequest): CheckedMin
   if (agent.state !== "active") refuse("agent_not_active", `the agent is ${agent.state}`);
   if (agent.owner_status !== "active") refuse("owner_inactive", "the agent's owner has departed; give it a new owner");
   checkTask(task, facts.now_ms, refuse);
+  for (const budget of budgetsOf(task, parent)) checkBudget(budget, refuse);
   checkPurpose(purpose, facts.now_ms, refuse);
   if (target.state !== "active")
     refuse(`target_${target.state}`, `the target is ${target.state} and mints nothing now`);
   if (target.owner_status !== "active") refuse("target_owner_inactive", "the target's owner has departed");
   const grants = checkGrants(facts, request, purpose, refuse);
+  checkToken(facts, request, holder, refuse);
+  if (parent !== undefined)
+    for (const reason of widenings(parent, childOf(facts, request, holder))) reasons.push(reason);
   if (facts.policy_version === null) refuse("policy_missing", "the tenant has no published policy set");
 
   if (reasons.length > 0 || facts.policy_version === null) throw denied(reasons);
@@ -67,11 +80,18 @@ export function checkRecords(facts: MintFacts, request: MintRequest): CheckedMin
     relationships: facts.relationships,
     grants,
     resources,
+    parent,
+    bearerTtlSeconds: bearerTtlOf(facts, holder),
     dataClass: highestDataClass(resources),
     nowMs: facts.now_ms,
     generation: facts.generation,
     trueUntilMs: Math.min(task.deadline_ms, purpose.expires_ms, purpose.review_by_ms),
   };
+}
+
+function bearerTtlOf({ agent, target }: MintFacts, holder: Principal): number | undefined {
+  const isBearer = confirmationOf(holder) === undefined && selfContainedIssuer(target?.issuer ?? "") !== undefined;
+  return isBearer ? (agent?.bearer_ttl_seconds ?? undefined) : undefined;
 }
 
 /** A refusal with its reasons, as the API answers it. */
@@ -90,11 +110,55 @@ function notFoundAt(pointer: string): MayflyError {
 
 type Refuse = (code: string, detail: string) => void;
 
+/** The budgets of every task that the credential is charged to: its own, and those of the chain above it. */
+function budgetsOf(task: NonNullable<MintFacts["task"]>, parent: Parent | undefined): readonly TaskBudget[] {
+  if (parent === undefined) return [task];
+  return [task, ...parent.chain.filter(({ task_id }) => task_id !== task.id).map(({ budget }) => budget)];
+}
+
+/** To an agent that it was not delegated to, a credential is as unknown as one that does not exist. */
+function parentOf({ parent, agent }: MintFacts, request: MintRequest): Parent | undefined {
+  if (request.parent_credential_id === undefined) return undefined;
+  if (parent === null || agent === null || !mayMintFrom(parent, agent.id)) throw notFoundAt("/parent_credential_id");
+  return parent;
+}
+
+function childOf({ agent, target, resources }: MintFacts, request: MintRequest, holder: Principal): Child {
+  if (agent === null || target === null) throw new MayflyError("internal", "a child without an agent or a target");
+  return {
+    agentId: agent.id,
+    targetId: target.id,
+    selfContained: selfContainedIssuer(target.issuer) !== undefined,
+    actions: request.actions,
+    resources,
+    binding: holder.binding,
+    confirmation: confirmationOf(holder),
+    delegation: request.delegation,
+  };
+}
+
+/** What only a token of ours can be: bound to a key, and minted from. */
+function checkToken({ agent, target }: MintFacts, request: MintRequest, holder: Principal, refuse: Refuse): void {
+  if (selfContainedIssuer(target?.issuer ?? "") === undefined) {
+    if (request.delegation !== undefined)
+      refuse("delegation_not_possible", "only a token of Mayfly can be minted from, not what this target makes");
+    return;
+  }
+  if (confirmationOf(holder) === undefined && agent?.bearer_ttl_seconds === null)
+    refuse(
+      "binding_required",
+      "tokens are bound to a key of their holder: send a DPoP proof (RFC 9449), or a client certificate",
+    );
+}
+
 function checkTask(task: NonNullable<MintFacts["task"]>, nowMs: number, refuse: Refuse): void {
   if (task.state !== "open") refuse("task_not_open", `the task is ${task.state}`);
   else if (task.deadline_ms <= nowMs) refuse("task_not_open", "the task is past its deadline");
   else if (task.heartbeat_due_ms !== null && task.heartbeat_due_ms <= nowMs)
     refuse("task_not_open", "the task's heartbeat was lost");
+}
+
+function checkBudget(task: TaskBudget, refuse: Refuse): void {
   if (task.max_credentials !== null && task.issued >= task.max_credentials)
     refuse("task_budget_exhausted", `the task may be given ${task.max_credentials} credentials and has been`);
   if (task.max_per_minute !== null && task.issued_in_minute >= task.max_per_minute)
@@ -199,9 +263,11 @@ export function lifetime(
     ["task_deadline", fromNow(checked.task.deadline_ms)],
     ["purpose_expiry", fromNow(checked.purpose.expires_ms)],
   ];
+  if (checked.parent !== undefined) bounds.push(["parent", fromNow(checked.parent.expires_ms)]);
+  if (checked.bearerTtlSeconds !== undefined) bounds.push(["bearer", checked.bearerTtlSeconds]);
   if (policyTtlSeconds !== undefined) bounds.push(["policy", policyTtlSeconds]);
-  if (checked.task.max_live_seconds !== null)
-    bounds.push(["task_budget", checked.task.max_live_seconds - checked.task.issued_live_seconds]);
+  for (const { max_live_seconds: most, issued_live_seconds: used } of budgetsOf(checked.task, checked.parent))
+    if (most !== null) bounds.push(["task_budget", most - used]);
   const [bound, seconds] = bounds.reduce((least, next) => (next[1] < least[1] ? next : least));
   const expiresMs = Math.floor((checked.nowMs + seconds * 1000) / 1000) * 1000;
   const ttlSeconds = Math.ceil((expiresMs - checked.nowMs) / 1000);

@@ -1,6 +1,7 @@
 import type { Selectable } from "kysely";
 import { z } from "zod";
 import type { Database } from "../db/schema.ts";
+import { type Delegation, delegationSchema } from "../delegation/delegation.ts";
 import { idSchema, moment } from "../lib/wire.ts";
 
 /** A credential as the API shows it: everything about it but its secret and its handle. */
@@ -18,7 +19,13 @@ export const credentialReply = z.strictObject({
   identity_id: idSchema("identity").nullable(),
   environment: z.string(),
   data_class: z.string(),
-  binding: z.string(),
+  binding: z.string().describe("How its caller was bound to its own token: bearer, dpop, mtls."),
+  confirmation: z
+    .record(z.string(), z.string())
+    .nullable()
+    .describe("The key that its holder proves to have (RFC 7800 cnf). Null: whoever has the text can use it."),
+  parent_id: idSchema("credential").nullable().describe("The credential that it was minted from."),
+  delegation: delegationSchema.nullable().describe("What may be minted from it. Null: nothing."),
   actions: z.array(z.string()),
   resource_ids: z.array(idSchema("resource")),
   requested_ttl_seconds: z.int(),
@@ -59,6 +66,9 @@ export const credentialColumns = [
   "environment",
   "data_class",
   "binding",
+  "confirmation",
+  "parent_id",
+  "delegation",
   "actions",
   "resource_ids",
   "requested_ttl_seconds",
@@ -80,13 +90,15 @@ export const credentialColumns = [
   "receipt",
 ] as const;
 
+/** A credential's row, as far as the API shows it. */
 export type CredentialRow = Pick<Selectable<Database["credentials"]>, (typeof credentialColumns)[number]>;
 
 /** The row on the wire. */
 export function toCredential(row: CredentialRow): z.infer<typeof credentialReply> {
-  const { due_at, created_at, activated_at, expires_at, revoking_at, ended_at, ...rest } = row;
+  const { due_at, created_at, activated_at, expires_at, revoking_at, ended_at, delegation, ...rest } = row;
   return {
     ...rest,
+    delegation: delegation as Delegation | null,
     created_at: created_at.toISOString(),
     activated_at: activated_at?.toISOString() ?? null,
     expires_at: expires_at.toISOString(),

@@ -1,7 +1,9 @@
 import { z } from "zod";
+import { delegationSchema } from "../delegation/delegation.ts";
 import { type Endpoint, endpoint } from "../http/endpoint.ts";
 import type { Pager } from "../http/page.ts";
 import { pageOf, pageQuery } from "../http/page.ts";
+import { type HolderDeps, holderOf } from "../identity/holder.ts";
 import { Secret } from "../lib/secret.ts";
 import { idSchema, machineName, machineNames, moment, prose } from "../lib/wire.ts";
 import { classifications, environments } from "../policy/request.ts";
@@ -12,7 +14,7 @@ import type { Minted } from "./mint-plan.ts";
 import { mintRecorded, type RecordedMintDeps } from "./mint-recorded.ts";
 import { readRevocation, revokeBySelector, revokeOne, selectorSchema } from "./revoke.ts";
 
-export interface CredentialDeps extends RecordedMintDeps {
+export interface CredentialDeps extends RecordedMintDeps, HolderDeps {
   readonly pager: Pager;
 }
 
@@ -24,6 +26,10 @@ function mintBody(maxTtlSeconds: number) {
     actions: machineNames.describe("Operations that each of the resources offers."),
     resources: machineNames.describe("Ids or names of resources that the target reaches."),
     ttl_seconds: z.int().min(1).max(maxTtlSeconds).optional(),
+    parent_credential_id: idSchema("credential")
+      .optional()
+      .describe("Mint from this credential: less than it in every way, and dead when it is."),
+    delegation: delegationSchema.optional().describe("What may be minted from the new one, a token. Absent: nothing."),
   });
 }
 
@@ -64,6 +70,7 @@ const listQuery = z.strictObject({
   data_class: z.enum(classifications).optional(),
   environment: z.enum(environments).optional(),
   downstream_name: z.string().max(255).optional(),
+  minted_from: idSchema("credential").optional().describe("What was minted from this credential, at any depth."),
   issued_after: moment.optional(),
   issued_before: moment.optional(),
   valid_at: moment.optional().describe("What could have been used at this moment."),
@@ -107,8 +114,13 @@ export function credentialEndpoints(deps: CredentialDeps): Endpoint[] {
       idempotency: "own",
       replies: { 201: mintedReply },
       async handle(call) {
-        const minted = await mintRecorded(deps, call, call.body);
-        return { status: 201, body: toMinted(minted), headers: { location: `/v1/credentials/${minted.id}` } };
+        const { caller, headers } = await holderOf(deps, call, "/v1/credentials");
+        const minted = await mintRecorded(deps, caller, call.body);
+        return {
+          status: 201,
+          body: toMinted(minted),
+          headers: { ...headers, location: `/v1/credentials/${minted.id}` },
+        };
       },
     }),
     endpoint({

@@ -57,7 +57,7 @@ function policyInput(
     })),
     approvals: [],
     binding: principal.binding,
-    delegationDepth: 0,
+    delegationDepth: checked.parent?.chain.length ?? 0,
     purpose: constantOf(purpose, ({ id, max_ttl_seconds: maxTtlSeconds, name }) => ({ id, maxTtlSeconds, name })),
     relationships: constantOf(checked.relationships, (them) => [...them]),
     target: constantOf(target, ({ id, issuer }) => ({ id, issuer, revocability })),

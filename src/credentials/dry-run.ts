@@ -49,10 +49,13 @@ export async function dryRun(
   const agentId = principal.agentId ?? asked.agent_id;
   if (agentId === undefined) throw invalid("/agent_id", "is needed: a mint is always by an agent");
   const { agent_id: _, ...request } = asked;
+  // An agent asks as it is. For the others: as the agent that proves a key, as it has to.
+  const holder =
+    principal.agentId === undefined ? { ...principal, binding: "dpop" as const, keyThumbprint: "" } : principal;
   const facts = await deps.sql.facts(principal.tenantId, agentId, request);
   try {
-    const checked = checkRecords(facts, request);
-    const { decision, lifetime } = await decideMint(deps, principal, checked, request);
+    const checked = checkRecords(facts, request, holder);
+    const { decision, lifetime } = await decideMint(deps, holder, checked, request);
     return {
       outcome: decision.outcome,
       reasons: [...decision.reasons],

@@ -1,5 +1,5 @@
 import { type Expression, type SqlBool, sql } from "kysely";
-import type { Db } from "../db/database.ts";
+import type { Db, Tx } from "../db/database.ts";
 import type { CredentialState } from "../db/schema.ts";
 import type { Principal } from "../identity/principal.ts";
 import { notFound } from "../lib/errors.ts";
@@ -19,6 +19,8 @@ export interface HistoryFilter {
   readonly data_class?: string | undefined;
   readonly environment?: string | undefined;
   readonly downstream_name?: string | undefined;
+  /** Only what was minted from this credential, at any depth. */
+  readonly minted_from?: string | undefined;
   readonly issued_after?: string | undefined;
   readonly issued_before?: string | undefined;
   readonly valid_at?: string | undefined;
@@ -54,6 +56,8 @@ export async function listCredentials(
         if (filter.data_class !== undefined) all.push(eb("data_class", "=", filter.data_class));
         if (filter.environment !== undefined) all.push(eb("environment", "=", filter.environment));
         if (filter.downstream_name !== undefined) all.push(eb("downstream_name", "=", filter.downstream_name));
+        if (filter.minted_from !== undefined)
+          all.push(sql<SqlBool>`ancestors is not null and ancestors && array[${filter.minted_from}]::text[]`);
         if (filter.issued_after !== undefined) all.push(eb("created_at", ">", new Date(filter.issued_after)));
         if (filter.issued_before !== undefined) all.push(eb("created_at", "<", new Date(filter.issued_before)));
         if (filter.valid_at !== undefined) all.push(validAt(new Date(filter.valid_at)));
@@ -71,7 +75,7 @@ function validAt(at: Date): Expression<SqlBool> {
     and (not self_contained or expires_at > ${at})`;
 }
 
-/** One credential with everything that an auditor asks next: its decision, task, purpose, owner and target. */
+/** One credential with everything that an auditor asks next: its chain, decision, task, purpose, owner and target. */
 export async function readCredential(db: Db, principal: Principal, id: Id<"credential">): Promise<object> {
   const { tenantId } = principal;
   return db.withTenant({ tenantId, actor: principal.subject }, async (tx) => {
@@ -116,6 +120,7 @@ export async function readCredential(db: Db, principal: Principal, id: Id<"crede
       .executeTakeFirstOrThrow();
     return {
       ...toCredential(row),
+      chain: await readChain(tx, tenantId, id),
       agent: { id: row.agent_id, name: related.agent_name, kind: related.agent_kind },
       owner: { id: row.owner_id, name: related.owner_name, kind: related.owner_kind },
       target: { id: row.target_id, name: related.target_name },
@@ -136,4 +141,17 @@ export async function readCredential(db: Db, principal: Principal, id: Id<"crede
       decision: { ...decision, decided_at: decision.decided_at.toISOString() },
     };
   });
+}
+
+/** Who initiated it, which agents passed it on, and who uses it: the root first, the credential itself last. */
+async function readChain(tx: Tx, tenantId: Id<"tenant">, id: Id<"credential">): Promise<object[]> {
+  const { rows } = await sql<Record<string, unknown>>`
+    select c.id as credential_id, c.state, c.agent_id, a.name as agent_name, c.task_id, t.initiated_by, t.opened_by, c.actions, c.binding
+      from credentials own
+     cross join unnest(own.ancestors || own.id) with ordinality l (id, nth)
+      join credentials c on c.tenant_id = ${tenantId} and c.id = l.id
+      join agents a on a.tenant_id = ${tenantId} and a.id = c.agent_id
+      join tasks t on t.tenant_id = ${tenantId} and t.id = c.task_id
+     where own.tenant_id = ${tenantId} and own.id = ${id} order by l.nth`.execute(tx);
+  return rows;
 }

@@ -33,6 +33,7 @@ const shown = [
   "authorization_details",
   "txn",
   "cnf",
+  "act",
 ] as const;
 
 /**

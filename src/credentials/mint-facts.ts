@@ -1,4 +1,5 @@
 import type { AgentState, TargetState } from "../db/schema.ts";
+import type { Delegation, Parent, TaskBudget } from "../delegation/delegation.ts";
 import type { Id } from "../lib/ids.ts";
 import type { ActionClass, AgentKind, Classification, Environment, Risk } from "../policy/request.ts";
 
@@ -17,21 +18,19 @@ export interface MintFacts {
     readonly state: AgentState;
     readonly owner_id: Id<"owner">;
     readonly owner_status: "active" | "departed";
+    /** How long a token may live that is bound to no key; null when it must be bound. */
+    readonly bearer_ttl_seconds: number | null;
   } | null;
-  readonly task: {
-    readonly id: Id<"task">;
-    readonly agent_id: Id<"agent">;
-    readonly state: "open" | "paused" | "ended";
-    readonly deadline_ms: number;
-    readonly heartbeat_due_ms: number | null;
-    readonly initiated_by: { readonly kind: "human" | "system"; readonly id: string };
-    readonly max_credentials: number | null;
-    readonly max_per_minute: number | null;
-    readonly max_live_seconds: number | null;
-    readonly issued: number;
-    readonly issued_live_seconds: number;
-    readonly issued_in_minute: number;
-  } | null;
+  readonly task:
+    | (TaskBudget & {
+        readonly id: Id<"task">;
+        readonly agent_id: Id<"agent">;
+        readonly state: "open" | "paused" | "ended";
+        readonly deadline_ms: number;
+        readonly heartbeat_due_ms: number | null;
+        readonly initiated_by: { readonly kind: "human" | "system"; readonly id: string };
+      })
+    | null;
   readonly purpose: {
     readonly id: Id<"purpose">;
     readonly name: string;
@@ -54,6 +53,8 @@ export interface MintFacts {
     readonly max_ttl_seconds: number;
     readonly version: number;
   } | null;
+  /** What the request mints from: null when there is no such credential. */
+  readonly parent: Parent | null;
   /** Only what the target reaches; `asked` is the id or name as the caller spelled it. */
   readonly resources: readonly ResourceFacts[];
   readonly relationships: readonly { readonly subject: string; readonly relation: string; readonly object: string }[];
@@ -81,4 +82,8 @@ export interface MintRequest {
   readonly actions: readonly string[];
   readonly resources: readonly string[];
   readonly ttl_seconds?: number | undefined;
+  /** The credential to mint from: the new one is less than that one, and dies with it. */
+  readonly parent_credential_id?: Id<"credential"> | undefined;
+  /** What may be minted from the new one. Absent: nothing. */
+  readonly delegation?: Delegation | undefined;
 }

@@ -1,4 +1,4 @@
-import type { Principal } from "../identity/principal.ts";
+import { confirmationOf, type Principal } from "../identity/principal.ts";
 import { MayflyError } from "../lib/errors.ts";
 import { type Id, newId } from "../lib/ids.ts";
 import type { Secret } from "../lib/secret.ts";
@@ -64,7 +64,11 @@ export function intentOf(plan: Plan, principal: Principal, request: MintRequest,
     environment: checked.resources[0]?.environment,
     data_class: checked.dataClass,
     binding: principal.binding,
-    confirmation: principal.keyThumbprint === undefined ? undefined : { jkt: principal.keyThumbprint },
+    confirmation: confirmationOf(principal),
+    parent_id: checked.parent?.id,
+    ancestors: checked.parent?.chain.map(({ id }) => id),
+    charged_tasks: checked.parent?.chain.map(({ task_id }) => task_id),
+    delegation: request.delegation,
     signing_kid: made.signingKid,
     actions: request.actions,
     resource_ids: checked.resources.map((resource) => resource.id),

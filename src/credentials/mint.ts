@@ -1,5 +1,6 @@
 import type { Db } from "../db/database.ts";
-import type { Principal } from "../identity/principal.ts";
+import { partiesOf } from "../delegation/parties.ts";
+import { confirmationOf, type Principal } from "../identity/principal.ts";
 import type { AnyIssuer } from "../issuers/registry.ts";
 import { selfContainedIssuer } from "../issuers/registry.ts";
 import type { SigningKeys } from "../keys/signing-keys.ts";
@@ -128,7 +129,7 @@ async function decideAndCommit(
   request: MintRequest,
   context: MintContext,
 ): Promise<Finish | undefined> {
-  const checked = checkRecords(facts, request);
+  const checked = checkRecords(facts, request, principal);
   const judged = await decideMint(deps, principal, checked, request);
   if (judged.decision.outcome !== "allow") throw new PolicyRefusal(judged.decision);
   const plan: Plan = {
@@ -174,6 +175,7 @@ async function mintToken(
     actions: request.actions,
     resources: checked.resources.map((resource) => resource.name),
     access: checked.grants.map((grant) => grant.access),
+    delegation: request.delegation,
   });
   const signer = await deps.keys.signer(principal.tenantId);
   const made = {
@@ -187,15 +189,17 @@ async function mintToken(
   if (outcome === "changed") return undefined;
   return async () => {
     try {
+      const cnf = confirmationOf(principal);
+      const iss = deps.issuerUrl(principal.tenantName);
       const token = signer.sign(typ, {
-        iss: deps.issuerUrl(principal.tenantName),
-        sub: checked.agent.id,
+        iss,
+        ...partiesOf(checked.agent.id, checked.parent, iss),
         client_id: checked.agent.id,
         iat: Math.floor(checked.nowMs / 1000),
         exp: life.expiresMs / 1000,
         jti: plan.id,
         txn: plan.decisionId,
-        ...(principal.keyThumbprint === undefined ? {} : { cnf: { jkt: principal.keyThumbprint } }),
+        ...(cnf === undefined ? {} : { cnf }),
         ...claims,
       });
       const type = principal.keyThumbprint === undefined ? "Bearer" : "DPoP";

@@ -10,7 +10,7 @@ export type ReadFacts = (tenantId: string, agentId: Id<"agent">, request: MintRe
 export interface KeptFacts {
   /**
    * The facts as they were when last read, with the time that the database should have by now. Good for a decision that
-   * the commit checks (same generation, task open, budget left), and for nothing else: a refusal needs facts of now.
+   * the commit checks (same generation, task open, budget left, chain active), and for nothing else: a refusal needs facts of now.
    */
   find(tenantId: string, agentId: Id<"agent">, request: MintRequest): MintFacts | undefined;
   keep(tenantId: string, agentId: Id<"agent">, request: MintRequest, facts: MintFacts): void;
@@ -23,8 +23,9 @@ export interface KeptFacts {
 const MAX_KEPT = 5_000;
 
 /** What `mayfly.mint_load` is asked for one mint. */
-export function loadItem(agentId: Id<"agent">, { task_id, target, resources }: MintRequest): object {
-  return { agent_id: agentId, task_id, target, resources };
+export function loadItem(agentId: Id<"agent">, request: MintRequest): object {
+  const { task_id, target, resources, parent_credential_id: parent_id } = request;
+  return { agent_id: agentId, task_id, target, resources, ...(parent_id === undefined ? {} : { parent_id }) };
 }
 
 /** Reads in one round trip, shared with requests that arrive together, and keeps what was read. */
@@ -42,8 +43,10 @@ export function createReadFacts(db: Db, kept: KeptFacts): ReadFacts {
 export function createKeptFacts(localMs: () => number = () => performance.now()): KeptFacts {
   const kept = new Map<string, MintFacts>();
   let ahead = Number.NEGATIVE_INFINITY;
-  const nameOf = (tenantId: string, agentId: Id<"agent">, { task_id, target, resources }: MintRequest): string =>
-    [tenantId, agentId, task_id, target, ...resources].join(" ");
+  const nameOf = (tenantId: string, agentId: Id<"agent">, request: MintRequest): string => {
+    const { task_id, target, resources, parent_credential_id: parent = "" } = request;
+    return [tenantId, agentId, task_id, parent, target, ...resources].join(" ");
+  };
   return {
     find(tenantId, agentId, request) {
       const facts = kept.get(nameOf(tenantId, agentId, request));

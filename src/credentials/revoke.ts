@@ -8,7 +8,7 @@ import { invalid, MayflyError, notFound } from "../lib/errors.ts";
 import { type Id, newId } from "../lib/ids.ts";
 import { idSchema, moment } from "../lib/wire.ts";
 import { classifications, environments } from "../policy/request.ts";
-import { takeBack } from "./take-back.ts";
+import { takeBack, withDescendants } from "./take-back.ts";
 
 /** What a kill switch can aim at. All given members must hold; at least one is needed. */
 export const selectorSchema = z.strictObject({
@@ -175,13 +175,15 @@ export async function readRevocation(db: Db, principal: Principal, id: Id<"revoc
 }
 
 async function countLive(tx: Tx, tenantId: Id<"tenant">, selector: Selector) {
-  const counted = await tx
+  const live = tx
     .selectFrom("credentials")
-    .select((eb) => ["agent_id", "target_id", "task_id", eb.fn.countAll<string>().as("number")])
     .where("tenant_id", "=", tenantId)
     .where("state", "in", ["pending", "active"])
-    .where("due_at", "is not", null)
-    .where((eb) => meets(eb, selector))
+    .where("due_at", "is not", null);
+  const meant = live.select(["id", "delegation"]).where((eb) => meets(eb, selector));
+  const counted = await live
+    .select((eb) => ["agent_id", "target_id", "task_id", eb.fn.countAll<string>().as("number")])
+    .where(sql<SqlBool>`id in (${withDescendants(meant, tenantId)})`)
     .groupBy(["agent_id", "target_id", "task_id"])
     .execute();
   const tally = (column: "agent_id" | "target_id" | "task_id"): Record<string, number> => {

@@ -1,4 +1,4 @@
-import { type SelectQueryBuilder, sql } from "kysely";
+import { type RawBuilder, type SelectQueryBuilder, sql } from "kysely";
 import type { Tx } from "../db/database.ts";
 import type { Database } from "../db/schema.ts";
 import type { Id } from "../lib/ids.ts";
@@ -34,45 +34,67 @@ export type TakeBackReason =
   | "missing_downstream";
 
 /**
- * Takes back every live credential that `which` selects, in one statement: tokens of ours are `revoked` with this
- * commit (introspection is their proof), the rest is `revoking` and due now. Returns how many. Idempotent: what is
- * already on its way or dead is left alone. The caller asks the worker to look (`wakeUps.now()`) after the commit.
+ * Takes back every live credential that `which` selects, and everything that was ever minted from one of them, at any
+ * depth, in one statement: tokens of ours are `revoked` with this commit (introspection is their proof), the rest is
+ * `revoking` and due now. Returns how many. Idempotent: what is already on its way or dead is left alone. The caller asks
+ * the worker to look (`wakeUps.now()`) after the commit.
  *
  * Run it *after* the statement that closes what the credentials hang on (the task, the agent …) in the same
  * transaction: a mint that commits in between is then seen here (migrations/0004, mint_commit).
  */
-export async function takeBack(
-  tx: Tx,
-  which: WhichCredentials,
-  { tenantId, by, reason, revocationId }: TakingBack,
-): Promise<number> {
-  const chosen = which(
+export async function takeBack(tx: Tx, which: WhichCredentials, taking: TakingBack): Promise<number> {
+  const { tenantId } = taking;
+  const meant = which(
     tx
       .selectFrom("credentials")
-      .select("id")
+      .select(["id", "delegation"])
       .where("tenant_id", "=", tenantId as Id<"tenant">)
       .where("state", "in", ["pending", "active"])
       .where("due_at", "is not", null),
-  )
-    .orderBy("id")
-    .forUpdate();
-  const result = await tx
-    .with("chosen", () => chosen)
-    .updateTable("credentials")
-    .set({
-      state: sql`case when self_contained then 'revoked' else 'revoking' end`,
-      state_at: sql`now()`,
-      state_by: by,
-      state_reason: reason,
-      ...(revocationId === undefined ? {} : { revocation_id: revocationId }),
-      revoking_at: sql`clock_timestamp()`,
-      ended_at: sql`case when self_contained then clock_timestamp() end`,
-      due_at: sql`case when self_contained then null else clock_timestamp() end`,
-      receipt: sql`case when self_contained then jsonb_build_object('ended_by', 'mayfly', 'probe', 'introspection',
-        'observed', 'inactive from this commit', 'due_at', clock_timestamp(), 'proven_at', clock_timestamp(), 'lag_ms', 0) end`,
-    })
-    .where("tenant_id", "=", tenantId as Id<"tenant">)
-    .where("id", "in", (query) => query.selectFrom("chosen" as never).select("id" as never))
-    .executeTakeFirst();
-  return Number(result.numUpdatedRows);
+  );
+  const { taken, roots } = await takeBackOnce(tx, withDescendants(meant, tenantId), taking);
+  if (roots === null) return taken;
+  // A mint that held one of them while we waited for it has made a child since. No other can: they are ours now.
+  const late = await takeBackOnce(tx, descendantsOf(sql`${roots}::text[]`, tenantId), taking);
+  return taken + late.taken;
+}
+
+/** Credentials, and all that was minted from them: a query of ids. */
+export function withDescendants(
+  meant: SelectQueryBuilder<Database, "credentials", unknown>,
+  tenantId: string,
+): RawBuilder<unknown> {
+  return sql`with meant as materialized (${meant})
+    select id from meant union ${descendantsOf(sql`array(select id from meant where delegation is not null)`, tenantId)}`;
+}
+
+function descendantsOf(ids: RawBuilder<unknown>, tenantId: string): RawBuilder<unknown> {
+  return sql`select id from credentials where tenant_id = ${tenantId} and ancestors is not null and ancestors && ${ids}`;
+}
+
+async function takeBackOnce(
+  tx: Tx,
+  ids: RawBuilder<unknown>,
+  { tenantId, by, reason, revocationId }: TakingBack,
+): Promise<{ readonly taken: number; readonly roots: readonly string[] | null }> {
+  const { rows } = await sql<{ taken: number; roots: string[] | null }>`
+    with chosen as (
+      select id from credentials
+       where tenant_id = ${tenantId} and state in ('pending', 'active') and due_at is not null and id in (${ids})
+       order by id for update
+    ), done as (
+      update credentials set
+          state = case when self_contained then 'revoked' else 'revoking' end,
+          state_at = now(), state_by = ${by}, state_reason = ${reason},
+          revocation_id = coalesce(${revocationId ?? null}, revocation_id),
+          revoking_at = clock_timestamp(),
+          ended_at = case when self_contained then clock_timestamp() end,
+          due_at = case when self_contained then null else clock_timestamp() end,
+          receipt = case when self_contained then jsonb_build_object('ended_by', 'mayfly', 'probe', 'introspection',
+            'observed', 'inactive from this commit', 'due_at', clock_timestamp(), 'proven_at', clock_timestamp(), 'lag_ms', 0) end
+       where tenant_id = ${tenantId} and id in (select id from chosen)
+      returning id, delegation
+    )
+    select count(*)::int as taken, array_agg(id) filter (where delegation is not null) as roots from done`.execute(tx);
+  return rows[0] ?? { taken: 0, roots: null };
 }

@@ -47,6 +47,7 @@ interface Agents extends Versioned {
   owner_id: Id<"owner">;
   environment: string;
   state: Generated<AgentState>;
+  bearer_ttl_seconds: number | null;
 }
 export type AgentState = "proposed" | "active" | "suspended" | "quarantined" | "retired";
 

@@ -1,5 +1,6 @@
 import { createRemoteJWKSet, jwtVerify } from "jose";
 import pg from "pg";
+import { type Holder, holder } from "./holder.ts";
 import { createScript, NotProven, type Script, type Speak, speaker, until } from "./script.ts";
 import { type Stage, setStage } from "./stage.ts";
 
@@ -9,6 +10,7 @@ interface Cast {
   readonly bob: Speak;
   readonly orchestrator: Speak;
   readonly agent: Speak;
+  readonly holder: Holder;
   readonly agentId: string;
   readonly purposeId: string;
   readonly purposeVersion: string;
@@ -124,6 +126,7 @@ async function register(script: Script, stage: Stage): Promise<Cast> {
     bob: speaker(stage.api, await stage.token("bob")),
     orchestrator: speaker(stage.api, await stage.token("orchestrator")),
     agent: speaker(stage.api, await stage.token("workload/triage-bot")),
+    holder: await holder(stage.api, await stage.token("workload/triage-bot")),
     agentId: agent.id,
     purposeId: purpose.id,
     purposeVersion: String(purpose.version),
@@ -210,13 +213,20 @@ async function readTickets(script: Script, cast: Cast): Promise<string> {
 async function useToken(script: Script, stage: Stage, cast: Cast): Promise<void> {
   script.scene("An agent gets a JWT for one task, and it is dead when the task ends");
   const task = await openTask(cast, "triage ticket 8");
-  const minted = await cast.agent("POST", "/v1/credentials", {
+  const ask = {
     task_id: task.body.id,
     target: "tickets-api",
     actions: ["read"],
     resources: ["tickets"],
     ttl_seconds: 300,
-  });
+  };
+  const unproven = await cast.agent("POST", "/v1/credentials", ask);
+  script.prove(
+    `no token that whoever holds it could use: ${unproven.body.reasons?.[0]?.code}`,
+    unproven.status === 403 && unproven.body.reasons[0].code === "binding_required",
+    unproven,
+  );
+  const minted = await cast.holder.post("/v1/credentials", ask);
   if (minted.status !== 201) throw new NotProven(`the mint answered ${minted.status}: ${JSON.stringify(minted.body)}`);
   const token: string = minted.body.secret.access_token;
   const { payload } = await jwtVerify(
@@ -231,6 +241,11 @@ async function useToken(script: Script, stage: Stage, cast: Cast): Promise<void>
   script.prove(
     `a verifier that knows only the published keys accepts it (${payload.jti?.slice(0, 12)}…, task ${task.body.id.slice(0, 12)}…)`,
     payload.jti === minted.body.credential.id,
+    payload,
+  );
+  script.prove(
+    "it is bound to the key that the agent has proven (cnf.jkt)",
+    (payload["cnf"] as { jkt?: string } | undefined)?.jkt === cast.holder.thumbprint,
     payload,
   );
   const introspect = async (): Promise<{ active: boolean }> => {
@@ -275,7 +290,7 @@ async function history(script: Script, cast: Cast, first: string): Promise<void>
   const denied = await cast.alice("GET", `/v1/audit?type=credential.denied&agent=${cast.agentId}`);
   script.prove(
     `the refusal is evidence too: ${denied.body.items.length} credential.denied`,
-    denied.body.items.length === 1,
+    denied.body.items.length === 2,
     denied,
   );
   const when = new Date(Date.parse(one.body.activated_at) + 100).toISOString();

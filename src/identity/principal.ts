@@ -26,6 +26,11 @@ export interface Principal {
   readonly clientId?: string;
 }
 
+/** The key that the caller has proven to hold, as a token that is bound to it names it (RFC 7800 `cnf`); undefined for bearers. */
+export function confirmationOf({ keyThumbprint }: Principal): Readonly<Record<string, string>> | undefined {
+  return keyThumbprint === undefined ? undefined : { jkt: keyThumbprint };
+}
+
 /**
  * How sure it has to be. `now`: true at this moment. `remembered`: may be from memory, and true only if the registry's
  * generation is still the principal's; for endpoints that read the generation anyway, in the statement that does the

@@ -112,6 +112,8 @@ export interface TokenGrant<Access> {
   readonly actions: readonly string[];
   readonly resources: readonly string[];
   readonly access: readonly Access[];
+  /** What may be minted from it, as the token says it. Undefined: nothing. */
+  readonly delegation: object | undefined;
 }
 
 /** Names an issuer's types without spelling them: `export const postgres = defineIssuer({ kind: "postgres", … })`. */

@@ -52,6 +52,7 @@ export const jwt: SelfContainedIssuer<"jwt", z.infer<typeof config>, z.infer<typ
             resources: grant.resources,
             constraints: { environment: grant.environment, data_class_max: grant.dataClass },
             purpose: grant.purpose,
+            ...(grant.delegation === undefined ? {} : { delegation: grant.delegation }),
           },
         ],
       },

@@ -2,18 +2,15 @@ import { z } from "zod";
 import { type IntrospectSql, introspect } from "../credentials/introspect.ts";
 import type { RecordedMintDeps } from "../credentials/mint-recorded.ts";
 import { type Endpoint, endpoint } from "../http/endpoint.ts";
-import type { Proofs } from "../identity/dpop.ts";
-import type { Principal, RememberedCaller } from "../identity/principal.ts";
+import { type HolderDeps, holderOf } from "../identity/holder.ts";
 import { notFound } from "../lib/errors.ts";
 import { METADATA_PATH, serverMetadata } from "./metadata.ts";
 import { type RevokeTokenDeps, revokeToken } from "./revoke-token.ts";
 import { SIGNED_INTROSPECTION, signedIntrospection, wantsSigned } from "./signed-introspection.ts";
 import { issueToken } from "./token.ts";
 
-interface OAuthDeps extends RecordedMintDeps, RevokeTokenDeps {
+interface OAuthDeps extends RecordedMintDeps, RevokeTokenDeps, HolderDeps {
   readonly introspection: IntrospectSql;
-  readonly publicUrl: () => string;
-  readonly proofs: Proofs;
 }
 
 // RFC 6749 §3.2: unknown parameters are ignored, at every OAuth endpoint.
@@ -22,19 +19,15 @@ const tokenForm = z.object({
   resource: z.array(z.string()).optional(),
   authorization_details: z.string().optional(),
   scope: z.string().optional(),
+  subject_token: z.string().optional(),
+  subject_token_type: z.string().optional(),
+  actor_token: z.string().optional(),
+  requested_token_type: z.string().optional(),
+  audience: z.array(z.string()).optional(),
 });
 const aToken = z.object({ token: z.string().min(1), token_type_hint: z.string().optional() });
 
 const TOKEN_PATH = "/oauth/token";
-/** The same call by a caller who has proven to hold a key. */
-function heldBy<Caller extends RememberedCaller>(call: Caller, keyThumbprint: string): Caller {
-  const held = (principal: Principal): Principal => ({ ...principal, binding: "dpop", keyThumbprint });
-  return {
-    ...call,
-    principal: held(call.principal),
-    authenticateAgain: async () => held(await call.authenticateAgain()),
-  };
-}
 
 /** The OAuth authorization server of each tenant: metadata, token, introspection, revocation. */
 export function oauthEndpoints(deps: OAuthDeps): Endpoint[] {
@@ -60,18 +53,20 @@ export function oauthEndpoints(deps: OAuthDeps): Endpoint[] {
     endpoint({
       method: "post",
       path: TOKEN_PATH,
-      summary: "An access token for one task (RFC 6749 §4.4 with RFC 9396 and RFC 8707)",
+      summary:
+        "An access token for one task: by client credentials (RFC 6749 §4.4, RFC 9396, RFC 8707), or from another one (RFC 8693)",
       tag: "oauth",
       allow: ["agent"],
       remembersCaller: true,
       clientAssertion: true,
       bodyKind: "form",
       errors: "oauth",
-      repeatable: ["resource"],
+      repeatable: ["resource", "audience"],
       body: tokenForm,
       replies: {
         200: z.strictObject({
           access_token: z.string(),
+          issued_token_type: z.string().optional(),
           token_type: z.enum(["Bearer", "DPoP"]),
           expires_in: z.int(),
           scope: z.string().optional(),
@@ -79,12 +74,8 @@ export function oauthEndpoints(deps: OAuthDeps): Endpoint[] {
         }),
       },
       async handle(call) {
-        const sent = call.request.headers["dpop"];
-        if (sent === undefined) return { status: 200, body: await issueToken(deps, call) };
-        const request = { method: "POST", url: `${deps.publicUrl()}${TOKEN_PATH}` };
-        const thumbprint = await deps.proofs.check(call.principal.tenantId, String(sent), request);
-        const headers = { "dpop-nonce": deps.proofs.nonce() };
-        return { status: 200, body: await issueToken(deps, heldBy(call, thumbprint)), headers };
+        const { caller, headers } = await holderOf(deps, call, TOKEN_PATH);
+        return { status: 200, body: await issueToken(deps, caller), headers };
       },
     }),
     endpoint({

@@ -1,4 +1,5 @@
 import { z } from "zod";
+import { delegationSchema } from "../delegation/delegation.ts";
 import { TASK_DETAILS } from "../issuers/registry.ts";
 import { oauthError } from "../lib/oauth-error.ts";
 import { parseStrictJson, StrictJsonError } from "../lib/strict-json.ts";
@@ -10,6 +11,7 @@ const requested = z.strictObject({
   task_id: idSchema("task"),
   actions: machineNames,
   resources: machineNames,
+  delegation: delegationSchema.optional(),
   /** Says again what `resource` says. */
   locations: z.array(z.string()).length(1).optional(),
 });

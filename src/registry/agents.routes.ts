@@ -8,6 +8,15 @@ import { agentStates, changeAgentState, reachableAgentStates } from "./change-ag
 import { type CollectionDeps, collectionRoutes } from "./collection.routes.ts";
 import { atLeastOne, paragraphs, thingName } from "./names.ts";
 
+const bearerTtl = z
+  .int()
+  .min(1)
+  .max(3600)
+  .nullable()
+  .describe(
+    "Tokens are bound to a key of their holder. Only for an agent that cannot prove one: it may have tokens that are not, for so many seconds at most. Null: never.",
+  );
+
 /** Agents: the non-human identities. They begin `proposed`, and only an `active` one is given credentials. */
 export function agentEndpoints(deps: CollectionDeps): Endpoint[] {
   const agents = collectionRoutes(deps, {
@@ -24,6 +33,7 @@ export function agentEndpoints(deps: CollectionDeps): Endpoint[] {
       owner_id: idSchema("owner"),
       environment: z.enum(environments),
       state: z.enum(agentStates),
+      bearer_ttl_seconds: z.int().nullable(),
     },
     filters: {
       name: thingName,
@@ -38,6 +48,7 @@ export function agentEndpoints(deps: CollectionDeps): Endpoint[] {
       description: paragraphs(0, 2000).optional(),
       owner_id: idSchema("owner"),
       environment: z.enum(environments),
+      bearer_ttl_seconds: bearerTtl.optional(),
     }),
     update: atLeastOne(
       z.strictObject({
@@ -45,6 +56,7 @@ export function agentEndpoints(deps: CollectionDeps): Endpoint[] {
         description: paragraphs(0, 2000).optional(),
         owner_id: idSchema("owner").optional(),
         environment: z.enum(environments).optional(),
+        bearer_ttl_seconds: bearerTtl.optional(),
       }),
     ),
     references: { owner_id: "owner" },

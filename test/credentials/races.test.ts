@@ -1,9 +1,9 @@
 import { afterAll, beforeAll, describe, expect, test } from "@jest/globals";
 import { sql } from "kysely";
-import { type Id, newId } from "../../src/lib/ids.ts";
 import { type App, startApp } from "../support/app.ts";
 import { type TestDatabase, testDatabase } from "../support/database.ts";
-import { anAgent, aPurpose, type Seeded, seed } from "../support/seed.ts";
+import { aRacer, type Racer } from "../support/racer.ts";
+import { type Seeded, seed } from "../support/seed.ts";
 
 const ROUNDS = 1_000;
 const LANES = 8;
@@ -29,60 +29,6 @@ afterAll(async () => {
 // A fresh one each time: these races outlive a token.
 const closeAs = async (sub: string, at: App, path: string, body?: object) =>
   at.call(await app.token({ sub }), "POST", path, body);
-
-interface Racer {
-  readonly agentId: Id<"agent">;
-  readonly ownerId: Id<"owner">;
-  readonly taskId: Id<"task">;
-  readonly token: string;
-}
-
-/** An agent of its own with an owner, an identity, a purpose and an open task, in one transaction. */
-async function aRacer(): Promise<Racer> {
-  const { tenantId } = s;
-  const sub = `racer-${newId("agent")}`;
-  const ids = await app.broker.db.withTenant({ tenantId, actor: "test" }, async (tx) => {
-    const ownerId = newId("owner");
-    await tx
-      .insertInto("owners")
-      .values({ tenant_id: tenantId, id: ownerId, kind: "human", name: `o-${ownerId}` })
-      .execute();
-    const agentId = await anAgent(tx, { tenantId, ownerId });
-    await tx
-      .insertInto("identities")
-      .values({
-        tenant_id: tenantId,
-        id: newId("identity"),
-        trust_source_id: s.trustSourceId,
-        agent_id: agentId,
-        anchor_claim: "sub",
-        anchor_value: sub,
-        conditions: "[]",
-      })
-      .execute();
-    const purposeId = await aPurpose(tx, { tenantId, agentId, ownerId: s.ownerId, resourceIds: [s.resourceId] });
-    const taskId = newId("task");
-    await tx
-      .insertInto("tasks")
-      .values({
-        tenant_id: tenantId,
-        id: taskId,
-        agent_id: agentId,
-        purpose_id: purposeId,
-        objective: "race",
-        initiated_by: JSON.stringify({ kind: "system", id: "test" }),
-        opened_by: "test",
-        deadline: sql`now() + interval '1 hour'` as never,
-      })
-      .execute();
-    await tx
-      .insertInto("task_meters")
-      .values({ tenant_id: tenantId, task_id: taskId, heartbeat_due_at: null })
-      .execute();
-    return { agentId, ownerId, taskId };
-  });
-  return { ...ids, token: await app.token({ sub }) };
-}
 
 const mint = (at: App, racer: Racer) =>
   at.call(racer.token, "POST", "/v1/credentials", {
@@ -111,7 +57,7 @@ async function race(close: (at: App, racer: Racer) => Promise<{ status: number; 
   const lane = async (): Promise<void> => {
     while (left > 0) {
       left -= 1;
-      const racer = await aRacer();
+      const racer = await aRacer(app, s);
       const closing = async () => {
         const closed = await close(left % 2 === 0 ? app : other, racer);
         // One that is refused proves nothing.

@@ -99,7 +99,15 @@ export async function anAgent(
     ownerId,
     environment = "staging",
     state = "active",
-  }: { tenantId: Id<"tenant">; ownerId: Id<"owner">; environment?: string; state?: "active" | "proposed" },
+    bearerTtlSeconds = 3600,
+  }: {
+    tenantId: Id<"tenant">;
+    ownerId: Id<"owner">;
+    environment?: string;
+    state?: "active" | "proposed";
+    /** Null: its tokens must be bound, as everybody's are who has no exception. */
+    bearerTtlSeconds?: number | null;
+  },
 ): Promise<Id<"agent">> {
   const id = newId("agent");
   await tx
@@ -112,6 +120,7 @@ export async function anAgent(
       owner_id: ownerId,
       environment,
       state,
+      bearer_ttl_seconds: bearerTtlSeconds,
     })
     .execute();
   return id;

@@ -1,0 +1,70 @@
+import { sql } from "kysely";
+import { type Id, newId } from "../../src/lib/ids.ts";
+import type { App } from "./app.ts";
+import { anAgent, aPurpose, type Seeded } from "./seed.ts";
+
+/** An agent with everything that it needs to mint for a task of its own. */
+export interface Racer {
+  readonly agentId: Id<"agent">;
+  readonly ownerId: Id<"owner">;
+  readonly taskId: Id<"task">;
+  readonly token: string;
+}
+
+/** What of its task is not as usual. */
+export interface RacerOptions {
+  readonly maxCredentials?: number;
+  readonly bearerTtlSeconds?: number | null;
+}
+
+/** An agent of its own with an owner, an identity, a purpose and an open task, in one transaction. */
+export async function aRacer(app: App, s: Seeded, options: RacerOptions = {}): Promise<Racer> {
+  const { tenantId } = s;
+  const sub = `racer-${newId("agent")}`;
+  const ids = await app.broker.db.withTenant({ tenantId, actor: "test" }, async (tx) => {
+    const ownerId = newId("owner");
+    await tx
+      .insertInto("owners")
+      .values({ tenant_id: tenantId, id: ownerId, kind: "human", name: `o-${ownerId}` })
+      .execute();
+    const agentId = await anAgent(tx, {
+      tenantId,
+      ownerId,
+      ...(options.bearerTtlSeconds === undefined ? {} : { bearerTtlSeconds: options.bearerTtlSeconds }),
+    });
+    await tx
+      .insertInto("identities")
+      .values({
+        tenant_id: tenantId,
+        id: newId("identity"),
+        trust_source_id: s.trustSourceId,
+        agent_id: agentId,
+        anchor_claim: "sub",
+        anchor_value: sub,
+        conditions: "[]",
+      })
+      .execute();
+    const purposeId = await aPurpose(tx, { tenantId, agentId, ownerId: s.ownerId, resourceIds: [s.resourceId] });
+    const taskId = newId("task");
+    await tx
+      .insertInto("tasks")
+      .values({
+        tenant_id: tenantId,
+        id: taskId,
+        agent_id: agentId,
+        purpose_id: purposeId,
+        objective: "race",
+        initiated_by: JSON.stringify({ kind: "system", id: "test" }),
+        opened_by: "test",
+        max_credentials: options.maxCredentials ?? null,
+        deadline: sql`now() + interval '1 hour'` as never,
+      })
+      .execute();
+    await tx
+      .insertInto("task_meters")
+      .values({ tenant_id: tenantId, task_id: taskId, heartbeat_due_at: null })
+      .execute();
+    return { agentId, ownerId, taskId };
+  });
+  return { ...ids, token: await app.token({ sub }) };
+}
