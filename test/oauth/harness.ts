@@ -1,4 +1,5 @@
 import { exportJWK, generateKeyPair, type JWK } from "jose";
+import type { Broker } from "../../src/broker.ts";
 import type { Tx } from "../../src/db/database.ts";
 import { type Id, newId } from "../../src/lib/ids.ts";
 import type { App } from "../support/app.ts";
@@ -12,7 +13,11 @@ export interface RegisteredClient {
 }
 
 /** Registers a client as a trust source of one key, and binds it to the seeded agent. */
-export async function registerClient(app: App, s: Seeded, clientId: string): Promise<RegisteredClient> {
+export async function registerClient(
+  app: { readonly broker: Broker },
+  s: Seeded,
+  clientId: string,
+): Promise<RegisteredClient> {
   const { privateKey, publicKey } = await generateKeyPair("ES256");
   const kid = `${clientId}-key`;
   const jwk: JWK = { ...(await exportJWK(publicKey)), kid, alg: "ES256", use: "sig" };
