@@ -66,6 +66,17 @@ create table mayfly.trust_sources (
   unique (tenant_id, issuer)
 );
 
+-- The newest sequence of a SPIFFE trust source's bundle that any process has read, so that one that has just started does not
+-- take an older bundle. It counts for the version of the source that it was read for.
+create table mayfly.bundle_sequences (
+  tenant_id text collate "C" not null,
+  trust_source_id text collate "C" not null,
+  source_version int not null,
+  sequence bigint not null check (sequence >= 0),
+  primary key (tenant_id, trust_source_id),
+  foreign key (tenant_id, trust_source_id) references mayfly.trust_sources (tenant_id, id) on delete cascade
+);
+
 -- The anchor is the one claim that the identity is found by; conditions are the rest. Empty conditions are fine only
 -- because the anchor is one already.
 create table mayfly.identities (
@@ -252,7 +263,7 @@ begin
     ('relationships', 'relationship', '{}'), ('purposes', 'purpose', '{}'),
     ('targets', 'target', '{config_sealed,reconciled_at}'), ('policy_sets', 'policy_set', '{}'),
     ('signing_keys', 'signing_key', '{private_sealed}'), ('target_resources', 'target_resource', '{}'),
-    ('seen_tokens', null, null), ('idempotency_keys', null, null)) as x (tab, word, hidden)
+    ('seen_tokens', null, null), ('idempotency_keys', null, null), ('bundle_sequences', null, null)) as x (tab, word, hidden)
   loop
     execute format('alter table mayfly.%I enable row level security, force row level security', t.tab);
     execute format('create policy tenant on mayfly.%I to mayfly_runtime using (tenant_id = mayfly.tenant())', t.tab);

@@ -133,18 +133,42 @@ begin
   return query select i.ordinality::int, 'later'::text from jsonb_array_elements(p_items) with ordinality i;
 end $$;
 
+-- SPIFFE trust sources whose bundles are fetched: every process reads them before a token asks.
+create function mayfly.bundle_sources() returns table (tenant_id text, id text, version int, sequence float8)
+  language sql stable security definer set search_path = mayfly, pg_temp
+  begin atomic
+    select s.tenant_id, s.id, s.version, q.sequence::float8 from mayfly.trust_sources s
+      left join mayfly.bundle_sequences q
+        on q.tenant_id = s.tenant_id and q.trust_source_id = s.id and q.source_version = s.version
+     where s.kind = 'spiffe' and s.state = 'active' and s.settings ? 'bundle_url';
+  end;
+
+-- Notes the sequence of a bundle that was read for this version of its source. It only ever grows.
+create function mayfly.keep_bundle_sequence(p_tenant text, p_source text, p_version int, p_sequence bigint) returns void
+  language plpgsql volatile set search_path = mayfly, pg_temp as $$
+begin
+  perform set_config('mayfly.tenant', p_tenant, true);
+  insert into bundle_sequences as q (tenant_id, trust_source_id, source_version, sequence)
+    select s.tenant_id, s.id, s.version, p_sequence from trust_sources s
+     where s.tenant_id = p_tenant and s.id = p_source and s.version = p_version
+  on conflict (tenant_id, trust_source_id) do update
+    set source_version = excluded.source_version, sequence = excluded.sequence
+    where (excluded.source_version, excluded.sequence) > (q.source_version, q.sequence);
+end $$;
+
 grant create on schema mayfly to mayfly_system;
 alter function mayfly.due_tenants() owner to mayfly_system;
 alter function mayfly.measure() owner to mayfly_system;
 alter function mayfly.targets_to_reconcile(interval) owner to mayfly_system;
 alter function mayfly.forget() owner to mayfly_system;
+alter function mayfly.bundle_sources() owner to mayfly_system;
 revoke create on schema mayfly from mayfly_system;
 
 do $$
 declare
   t text;
 begin
-  foreach t in array array['credentials', 'tasks', 'task_meters', 'targets', 'seen_tokens', 'idempotency_keys'] loop
+  foreach t in array array['credentials', 'tasks', 'task_meters', 'targets', 'trust_sources', 'bundle_sequences', 'seen_tokens', 'idempotency_keys'] loop
     execute format('create policy looking on mayfly.%I for select to mayfly_system using (true)', t);
   end loop;
   foreach t in array array['seen_tokens', 'idempotency_keys'] loop
@@ -156,6 +180,8 @@ grant select (tenant_id, due_at, state, stuck) on mayfly.credentials to mayfly_s
 grant select (tenant_id, deadline, state) on mayfly.tasks to mayfly_system;
 grant select (tenant_id, heartbeat_due_at) on mayfly.task_meters to mayfly_system;
 grant select (tenant_id, id, state, reconciled_at, canary, created_at) on mayfly.targets to mayfly_system;
+grant select (tenant_id, id, kind, state, version, settings) on mayfly.trust_sources to mayfly_system;
+grant select on mayfly.bundle_sequences to mayfly_system;
 
 -- Tenants that were made before their policies were: they get the defaults at start.
 create function mayfly.tenants_without_policies() returns table (id text)

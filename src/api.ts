@@ -89,7 +89,8 @@ export async function startApi(broker: Broker, options: { readonly validateRepli
   });
   const port = await server.start(config.host, config.port);
   broker.setPublicUrl(`http://${config.host.includes(":") ? `[${config.host}]` : config.host}:${port}`);
-  const refresh = setInterval(() => void broker.keyCache.refreshDue(), KEY_REFRESH_MS);
+  void broker.refreshKeys();
+  const refresh = setInterval(() => void broker.refreshKeys(), KEY_REFRESH_MS);
   refresh.unref();
   return {
     port,

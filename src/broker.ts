@@ -12,6 +12,7 @@ import { createProofs, type Proofs } from "./identity/dpop.ts";
 import { createKeyCache, type KeyCache } from "./identity/key-cache.ts";
 import { createSafeFetch, type SafeFetch } from "./identity/safe-fetch.ts";
 import { tenantIssuer } from "./identity/tenant-issuer.ts";
+import { createBundleWatch } from "./identity/watch-bundles.ts";
 import { loadKeyEncryptionKey } from "./keys/kek.ts";
 import { createSigningKeys, type SigningKeys } from "./keys/signing-keys.ts";
 import type { Log } from "./lib/log.ts";
@@ -35,6 +36,8 @@ export interface Broker extends AsyncDisposable {
   readonly wakeUps: WakeUps;
   readonly keys: SigningKeys;
   readonly keyCache: KeyCache;
+  /** Reads trust sources' keys that are due, SPIFFE bundles before anybody has asked. Never rejects: what failed is logged. */
+  readonly refreshKeys: () => Promise<void>;
   /** Fetches what trust sources publish, and nothing that is not on the public internet (or this machine, if allowed). */
   readonly fetchJson: SafeFetch;
   readonly policies: Policies;
@@ -78,6 +81,21 @@ export async function openBroker(config: Config, log: Log): Promise<Broker> {
     let publicUrl = config.publicUrl;
     const fetchJson = createSafeFetch({ allowLoopbackHttp: config.allowLoopbackHttp });
     const publicUrlOf = (): string => publicUrl ?? `http://127.0.0.1:${config.port}`;
+    const keyCache = createKeyCache({
+      fetchJson,
+      nowMs: () => performance.now(),
+      report(event) {
+        log[event.outcome === "failed" ? "warn" : "debug"](event, "trust source keys");
+        metrics.keysRead(event.outcome, event.reason ?? "");
+      },
+    });
+    const bundles = createBundleWatch(db, keyCache);
+    const refreshKeys = async (): Promise<void> => {
+      const report = (error: unknown): void => log.warn({ err: error }, "SPIFFE bundles could not be looked up");
+      await bundles.announce().catch(report);
+      await keyCache.refreshDue();
+      await bundles.keepSequences().catch(report);
+    };
     return {
       config,
       log,
@@ -87,11 +105,8 @@ export async function openBroker(config: Config, log: Log): Promise<Broker> {
       wakeUps: queue.wakeUps,
       keys,
       fetchJson,
-      keyCache: createKeyCache({
-        fetchJson,
-        nowMs: () => performance.now(),
-        report: (event) => log[event.outcome === "failed" ? "warn" : "debug"](event, "trust source keys"),
-      }),
+      keyCache,
+      refreshKeys,
       policies: createPolicies(db),
       targets,
       handles: createSealer(kek, "handle"),

@@ -49,6 +49,11 @@ const publicUrl = z
 
 const port = whole(0, 65_535, 8377);
 
+const flag = z
+  .enum(["true", "false"])
+  .default("false")
+  .transform((text) => text === "true");
+
 const variables = z.strictObject({
   DATABASE_URL: secretUrl("postgres:", "postgresql:"),
   DATABASE_OWNER_URL: secretUrl("postgres:", "postgresql:"),
@@ -65,10 +70,8 @@ const variables = z.strictObject({
   MAYFLY_MINT_TIMEOUT_SECONDS: whole(1, 120, 10),
   MAYFLY_SWEEP_SECONDS: whole(1, 60, 5),
   MAYFLY_RECONCILE_SECONDS: whole(10, 86_400, 600),
-  MAYFLY_ALLOW_LOOPBACK_HTTP: z
-    .enum(["true", "false"])
-    .default("false")
-    .transform((text) => text === "true"),
+  MAYFLY_ALLOW_LOOPBACK_HTTP: flag,
+  MAYFLY_DRAFT_OAUTH_SPIFFE_CLIENT_AUTH_02: flag,
 });
 
 type Name = keyof typeof variables.shape;
@@ -150,6 +153,8 @@ export interface Config {
   readonly sweepSeconds: number;
   readonly reconcileSeconds: number;
   readonly allowLoopbackHttp: boolean;
+  /** Whether clients may authenticate with SVIDs (draft-ietf-oauth-spiffe-client-auth-02). */
+  readonly draftSpiffeClientAuth: boolean;
 }
 
 /**
@@ -190,6 +195,7 @@ export function loadConfig(env: NodeJS.ProcessEnv = process.env): Config {
     sweepSeconds: data.MAYFLY_SWEEP_SECONDS,
     reconcileSeconds: data.MAYFLY_RECONCILE_SECONDS,
     allowLoopbackHttp: data.MAYFLY_ALLOW_LOOPBACK_HTTP,
+    draftSpiffeClientAuth: data.MAYFLY_DRAFT_OAUTH_SPIFFE_CLIENT_AUTH_02,
   });
 }
 

@@ -10,6 +10,8 @@ export interface Metrics {
   ended(issuer: string, lagSeconds: number): void;
   wakeUpsMissed(count: number): void;
   sweepFinished(): void;
+  /** A reading of a trust source's keys; `reason` is empty unless it failed. */
+  keysRead(outcome: string, reason: string): void;
 }
 
 interface Measured {
@@ -46,12 +48,19 @@ export function createMetrics(): Metrics {
     help: "When this process last finished a sweep.",
     registers,
   });
+  const keysRead = new Counter({
+    name: "mayfly_trust_source_keys_read_total",
+    help: "Readings of trust sources' keys. Alert on reason sequence_went_back: somebody serves an old SPIFFE bundle.",
+    labelNames: ["outcome", "reason"],
+    registers,
+  });
   return {
     registry,
     minted: (outcome, issuer) => mints.inc({ outcome, issuer }),
     ended: (issuer, seconds) => lag.observe({ issuer }, Math.max(0, seconds)),
     wakeUpsMissed: (count) => missed.inc(count),
     sweepFinished: () => swept.setToCurrentTime(),
+    keysRead: (outcome, reason) => keysRead.inc({ outcome, reason }),
   };
 }
 

@@ -33,6 +33,7 @@ test("with nothing set Mayfly runs by itself, on loopback, with every default", 
     sweepSeconds: 5,
     reconcileSeconds: 600,
     allowLoopbackHttp: false,
+    draftSpiffeClientAuth: false,
   });
 });
 
@@ -239,7 +240,7 @@ test("what Kubernetes sets for a service called mayfly is ignored, or explained 
 
 test(".env.example names exactly the variables that are read, in their order, and shows their true defaults", async () => {
   const text = await readFile(new URL("../.env.example", import.meta.url), "utf8");
-  const shown = [...text.matchAll(/^# (example: )?([A-Z][A-Z_]+)=(.+)$/gm)].map(([, example, name, value]) => ({
+  const shown = [...text.matchAll(/^# (example: )?([A-Z][A-Z_0-9]+)=(.+)$/gm)].map(([, example, name, value]) => ({
     name: name ?? "",
     value: value ?? "",
     isDefault: example === undefined,

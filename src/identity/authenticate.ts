@@ -7,6 +7,7 @@ import { MayflyError } from "../lib/errors.ts";
 import { type Id, SYSTEM_TENANT } from "../lib/ids.ts";
 import { ADMIN_TOKEN_TYP, verifyAdminToken } from "./admin-token.ts";
 import { type ClaimCondition, mappedRoles, meetsCondition } from "./claim-conditions.ts";
+import { JWT_SPIFFE } from "./client-assertion.ts";
 import type { KeyCache } from "./key-cache.ts";
 import { createKnownCallers, type KnownCaller } from "./known-callers.ts";
 import type { Certainty, ClientAssertion, Principal } from "./principal.ts";
@@ -22,6 +23,7 @@ export interface AuthenticateDeps {
   readonly record: RecordEvent;
   readonly publicUrl: () => string;
   readonly now: () => Date;
+  readonly config: { readonly draftSpiffeClientAuth: boolean };
 }
 
 /** Who calls, by `Authorization` or a client assertion; throws `unauthenticated` with a stable reason, already in the audit. */
@@ -126,14 +128,17 @@ export function createAuthenticator(deps: AuthenticateDeps): Authenticator {
     if (peek.token.typ === ADMIN_TOKEN_TYP && assertion === undefined)
       return adminPrincipal(token, tenant, tenantName, audience);
 
+    // The last is the trust domain of `sub`, which alone says who a JWT-SVID is; its iss may be another source's.
+    const issuers = assertion?.type === JWT_SPIFFE ? peek.token.issuers.slice(-1) : peek.token.issuers;
     for (const fresh of [false, true]) {
-      const source = await findSource(tenant, peek.token.issuers, fresh);
+      const source = await findSource(tenant, issuers, fresh);
       if (source === undefined) throw unknownIssuer();
       const verified = await verifyToken(token, source.config, {
         audience,
         keys: deps.keyCache.keysOf(source),
         now: deps.now(),
         assertion,
+        draftSpiffeClientAuth: deps.config.draftSpiffeClientAuth,
       });
       if (!verified.ok) {
         // What an older version of the source refuses, the present one may accept.

@@ -1,7 +1,7 @@
 import type { Tx } from "../db/database.ts";
 import { invalid, MayflyError } from "../lib/errors.ts";
 import type { Id } from "../lib/ids.ts";
-import { areDisjoint, missingCondition } from "./broad-claims.ts";
+import { areDisjoint, missingCondition, missingPin } from "./broad-claims.ts";
 import type { ClaimCondition } from "./claim-conditions.ts";
 import { parseSpiffeId } from "./spiffe-id.ts";
 
@@ -29,7 +29,9 @@ export async function checkIdentity(tx: Tx, tenantId: Id<"tenant">, identity: Ne
     .executeTakeFirstOrThrow();
   if (source.kind === "spiffe") checkSpiffe(identity, source.issuer);
   const anchor = { claim: identity.anchor_claim, value: identity.anchor_value };
-  const missing = missingCondition(anchor, identity.conditions);
+  const missing =
+    missingCondition(anchor, identity.conditions) ??
+    missingPin(source.issuer, [{ claim: anchor.claim, equals: anchor.value }, ...identity.conditions]);
   if (missing !== undefined) throw invalid("/conditions", missing);
 
   const agent = await tx

@@ -4,10 +4,14 @@ import type { Tx } from "../db/database.ts";
 import { invalid, notFound } from "../lib/errors.ts";
 import { type Id, SYSTEM_TENANT } from "../lib/ids.ts";
 import { parseAt } from "../registry/field-errors.ts";
+import { missingPin } from "./broad-claims.ts";
 import type { Principal } from "./principal.ts";
 import { type TrustSource, trustSourceSchema } from "./trust-source.ts";
 
-/** Throws a 400 for what only the tenant makes wrong: operators outside the system tenant, Mayfly as its own source. */
+/**
+ * Throws a 400 for what no setting alone makes wrong: operators outside the system tenant, Mayfly as its own source, roles
+ * for everybody whom a shared issuer knows.
+ */
 export function checkTrustSource(
   source: Pick<TrustSource, "issuer" | "role_mappings">,
   { tenantId, tenantName }: Principal,
@@ -19,6 +23,10 @@ export function checkTrustSource(
   const mapping = source.role_mappings.findIndex(({ roles }) => roles.includes("operator"));
   if (mapping >= 0 && tenantId !== SYSTEM_TENANT)
     throw invalid(`/role_mappings/${mapping}/roles`, "operators exist in the system tenant alone");
+  for (const [index, { when }] of source.role_mappings.entries()) {
+    const missing = missingPin(source.issuer, when);
+    if (missing !== undefined) throw invalid(`/role_mappings/${index}/when`, missing);
+  }
 }
 
 /** The source as it would be with these settings, judged as a whole. `null` takes a setting away. */

@@ -11,6 +11,9 @@ export type Claims = Readonly<Record<string, unknown>>;
  */
 const verifiedClaims = ["iss", "aud", "exp", "iat", "nbf"];
 
+/** What whoever asks AWS for a token writes into it (STS `GetWebIdentityToken`, `Tags`). It proves nothing about them. */
+const chosenByCaller = "request_tags";
+
 const claimName = z
   .string()
   .min(1)
@@ -19,6 +22,10 @@ const claimName = z
   .refine(
     (name) => !verifiedClaims.includes(claimPath(name)[0] ?? ""),
     "iss, aud, exp, iat and nbf are checked for every token: a condition on them narrows nothing",
+  )
+  .refine(
+    (name) => !claimPath(name).includes(chosenByCaller),
+    "request_tags are chosen by whoever asks for the token: use what the issuer says, like aws_account or principal_tags",
   );
 
 const text = z.string().min(1).max(2048);

@@ -16,8 +16,10 @@ import type { TrustSource } from "./trust-source.ts";
 /** A stored trust source. A new `version` means new configuration: nothing of the old one's keys is kept. */
 export interface RegisteredSource {
   readonly id: string;
-  readonly version: string | number;
+  readonly version: number;
   readonly config: TrustSource;
+  /** SPIFFE: no bundle with a lower sequence is taken. Absent when none has been read for this version. */
+  readonly leastSequence?: number;
 }
 
 /** What happened to a source's keys, for logs, metrics and the owner's view. No key material. */
@@ -42,8 +44,13 @@ export interface KeyCacheOptions {
 
 /** The keys of all trust sources of this process. */
 export interface KeyCache {
-  /** The finder of one source's keys, to hand to `verifyToken`. Cheap: call it for every token. */
+  /**
+   * The finder of one source's keys, to hand to `verifyToken`. Cheap: call it for every token. Who still has an older
+   * version of the source gets the newer one's keys, and hears of the new version when the caller is looked up.
+   */
   keysOf(source: RegisteredSource): FindKeys;
+  /** The sequence of the bundle held for this version of a source. Absent when it says none, or none is held. */
+  sequenceOf(source: Pick<RegisteredSource, "id" | "version">): number | undefined;
   /** Fetches what is due. Call it from a timer, every few seconds, so that idle sources stay fresh too. */
   refreshDue(): Promise<void>;
   /** Drops a source that was deleted or suspended. */
@@ -59,11 +66,14 @@ const UNKNOWN_KID_MS = 60_000;
 const FIRST_RETRY_MS = 10_000;
 const MAX_RETRY_MS = 300_000;
 const CONCURRENT_REFRESHES = 8;
+// A set is read again well before it is too old to be believed, whatever its publisher says.
+const REFRESHES_PER_MAX_AGE = 3;
 
 /** What is known of one remote source. Times are of the injected clock. */
 interface Entry {
   readonly source: RegisteredSource;
   readonly find: FindKeys;
+  leastSequence: number | undefined;
   set?: KeySet;
   validator: Validator | undefined;
   /** When the publisher last said that `set` is what it publishes. */
@@ -77,7 +87,8 @@ interface Entry {
 /**
  * Makes the cache (standards §5; reliability D6, D7). While a usable set is held, a request never waits for the
  * network: the set answers, and a due refresh runs behind it, one at a time per source. A `kid` that the set lacks
- * causes one refetch a minute. When fetching fails, the last good set stays for the source's `keys_max_age_seconds`;
+ * causes one refetch a minute. Only a source that has no keys yet makes its first tokens wait, and a SPIFFE one not even
+ * then: its bundle is read by {@link KeyCache.refreshDue} alone. When fetching fails, the last good set stays for the source's `keys_max_age_seconds`;
  * then every token is refused (`keys_stale`) until the publisher answers again.
  */
 export function createKeyCache(options: KeyCacheOptions): KeyCache {
@@ -85,12 +96,16 @@ export function createKeyCache(options: KeyCacheOptions): KeyCache {
   return {
     keysOf(source) {
       const known = entries.get(source.id);
-      if (known !== undefined && known.source.version === source.version) return known.find;
+      if (known !== undefined && known.source.version >= source.version) {
+        if (known.source.version === source.version) raiseSequence(known, source.leastSequence);
+        return known.find;
+      }
       const entry: Entry = {
         source,
         find: isRemote(source.config)
           ? (kid, algorithm) => find(entry, kid, algorithm, options)
           : findPinned(source, options),
+        leastSequence: source.leastSequence,
         validator: undefined,
         confirmedAt: Number.NEGATIVE_INFINITY,
         refreshAt: Number.NEGATIVE_INFINITY,
@@ -99,6 +114,10 @@ export function createKeyCache(options: KeyCacheOptions): KeyCache {
       };
       entries.set(source.id, entry);
       return entry.find;
+    },
+    sequenceOf({ id, version }) {
+      const entry = entries.get(id);
+      return entry?.source.version === version ? entry.set?.sequence : undefined;
     },
     async refreshDue() {
       const due = [...entries.values()].filter(
@@ -146,12 +165,16 @@ async function find(
   return keys.length > 0 ? { keys } : { refusal: unknownKey() };
 }
 
-/** With nothing to answer from, a short wait is better than a refusal: the source may have been registered just now. */
+/**
+ * With nothing to answer from, a short wait is better than a refusal: the source may have been registered just now. Bundles
+ * are read in the background from the moment that their source exists, so there is nothing to wait for.
+ */
 async function findAfterFetch(
   entry: Entry,
   ...[kid, algorithm, options]: [...Parameters<FindKeys>, KeyCacheOptions]
 ): Promise<KeyAnswer> {
-  if (entry.inFlight !== undefined || isDue(entry, options.nowMs())) {
+  const waits = entry.source.config.kind !== "spiffe";
+  if (waits && (entry.inFlight !== undefined || isDue(entry, options.nowMs()))) {
     await atMost(options.firstFetchWaitMs ?? 2000, refresh(entry, options));
   }
   const set = usableSet(entry, options.nowMs());
@@ -160,9 +183,11 @@ async function findAfterFetch(
 }
 
 function usableSet(entry: Entry, now: number): KeySet | undefined {
-  const { config } = entry.source;
-  const maxAgeMs = "keys_max_age_seconds" in config ? config.keys_max_age_seconds * 1000 : 0;
-  return now - entry.confirmedAt < maxAgeMs ? entry.set : undefined;
+  return now - entry.confirmedAt < maxAgeMs(entry.source.config) ? entry.set : undefined;
+}
+
+function maxAgeMs(config: TrustSource): number {
+  return "keys_max_age_seconds" in config ? config.keys_max_age_seconds * 1000 : 0;
 }
 
 /** Due: the publisher's time is over, and after failures so is the pause (10 s, doubling to 5 min). */
@@ -186,8 +211,9 @@ async function fetchInto(entry: Entry, options: KeyCacheOptions): Promise<void> 
     const { answer, validator } = await fetchKeys(config, options.fetchJson, entry.validator);
     if (answer.status === "fresh") {
       const set = await importKeySet(answer.document, config.kind === "spiffe" ? "jwt-svid" : "sig", config.algorithms);
-      refuseOlder(entry.set, set);
+      refuseOlder(entry, set);
       entry.set = set;
+      raiseSequence(entry, set.sequence);
     } else if (entry.set === undefined) {
       throw new KeySetError("the publisher says that nothing has changed, and there is nothing yet");
     }
@@ -204,10 +230,14 @@ async function fetchInto(entry: Entry, options: KeyCacheOptions): Promise<void> 
 }
 
 /** SPIFFE trust domain and bundle §4.1.1: a bundle that was overtaken must not bring withdrawn keys back. */
-function refuseOlder(held: KeySet | undefined, next: KeySet): void {
-  if (held?.sequence !== undefined && (next.sequence === undefined || next.sequence < held.sequence)) {
+function refuseOlder({ leastSequence }: Entry, next: KeySet): void {
+  if (leastSequence !== undefined && (next.sequence === undefined || next.sequence < leastSequence)) {
     throw new SequenceWentBack("the bundle is older than the one held; the newer one stays");
   }
+}
+
+function raiseSequence(entry: Entry, sequence: number | undefined): void {
+  if (sequence !== undefined) entry.leastSequence = Math.max(entry.leastSequence ?? 0, sequence);
 }
 
 class SequenceWentBack extends KeySetError {}
@@ -217,7 +247,8 @@ function refreshAfterMs(config: TrustSource, set: KeySet, maxAgeSeconds: number 
     config.kind === "spiffe"
       ? (set.refreshHintSeconds ?? DEFAULT_BUNDLE_REFRESH_MS / 1000)
       : (maxAgeSeconds ?? DEFAULT_REFRESH_MS / 1000);
-  return Math.min(Math.max(wanted * 1000, MIN_REFRESH_MS), MAX_REFRESH_MS);
+  const longest = Math.min(MAX_REFRESH_MS, maxAgeMs(config) / REFRESHES_PER_MAX_AGE);
+  return Math.min(Math.max(wanted * 1000, MIN_REFRESH_MS), longest);
 }
 
 function failure(sourceId: string, error: unknown): KeyEvent {

@@ -46,10 +46,11 @@ export function shortType(typ: string): string {
 
 /**
  * Refuses a token that was made for something else, by its `typ` and by the claims that give it away. Of explicit
- * types `JWT` is accepted, for SPIFFE also `JOSE` (JWT-SVID §2.3), and the type of client assertions where the
- * source is a registered key (rfc7523bis). An absent `typ` is accepted: most workload issuers send none.
+ * types `JWT` is accepted, for SPIFFE also `JOSE` (JWT-SVID §2.3), the type of client assertions where the source is a
+ * registered key (rfc7523bis), and an access token's where the source says that those are for Mayfly, unless it comes as
+ * a client assertion. An absent `typ` is accepted: most workload issuers send none.
  */
-export function checkKind(token: DecodedToken, source: TrustSource): Refusal | undefined {
+export function checkKind(token: DecodedToken, source: TrustSource, isAssertion: boolean): Refusal | undefined {
   const claim = Object.keys(otherKindClaims).find((name) => Object.hasOwn(token.claims, name));
   if (claim !== undefined) {
     return refuse(
@@ -63,6 +64,7 @@ export function checkKind(token: DecodedToken, source: TrustSource): Refusal | u
   if (source.kind !== "spiffe" && typ === "jwt") return undefined;
   const registered = source.kind === "key_set" || source.kind === "jwks_uri";
   if (registered && typ === "client-authentication+jwt") return undefined;
+  if (typ === "at+jwt" && "access_tokens" in source && source.access_tokens && !isAssertion) return undefined;
   return Object.hasOwn(otherKinds, typ)
     ? refuse("token_kind_confused", `this is ${otherKinds[typ]}, not a proof of identity`)
     : refuse("token_typ_not_allowed", "the header's typ is not one of a proof of identity: leave it out, or send JWT");

@@ -1,4 +1,5 @@
 import { z } from "zod";
+import { reusableCondition } from "./broad-claims.ts";
 import { claimConditionSchema, identifyingConditionsSchema, isClaimName } from "./claim-conditions.ts";
 import { parseFetchUrl } from "./fetch-url.ts";
 import { MAX_KEYS } from "./key-set.ts";
@@ -20,18 +21,28 @@ const fetchUrl = z.string().superRefine((text, context) => {
   if (typeof url === "string") context.addIssue({ code: "custom", message: url });
 });
 
+/** Microsoft's names for "any tenant". No token carries one, and what it would stand for is everybody. */
+function isOneTenant(issuer: string): boolean {
+  return !/[{}]|%7b|^https:\/\/login\.microsoftonline\.com\/(common|organizations|consumers)(\/|$)/i.test(issuer);
+}
+const ONE_TENANT = "this stands for every tenant: register your own, like https://sts.windows.net/<tenant id>/";
+
 /** An issuer that can be looked up: compared byte for byte, so only the spelling that URL parsers agree on is taken. */
-const issuerUrl = fetchUrl.max(512).refine((text) => {
-  if (text.includes("?") || !URL.canParse(text)) return false;
-  const { href } = new URL(text);
-  return text === href || `${text}/` === href;
-}, "an issuer is a URL in its normal spelling without query and fragment");
+const issuerUrl = fetchUrl
+  .max(512)
+  .refine(isOneTenant, ONE_TENANT)
+  .refine((text) => {
+    if (text.includes("?") || !URL.canParse(text)) return false;
+    const { href } = new URL(text);
+    return text === href || `${text}/` === href;
+  }, "an issuer is a URL in its normal spelling without query and fragment");
 
 /** An issuer whose keys are found elsewhere: any name that its tokens carry in `iss`, except a SPIFFE one. */
 const issuerName = z
   .string()
   .max(512)
   .regex(/^[\x21-\x7e]+$/, "an issuer is printable ASCII without spaces")
+  .refine(isOneTenant, ONE_TENANT)
   .refine((text) => !/^spiffe:/i.test(text), "a SPIFFE trust domain is a trust source of kind spiffe");
 
 const trustDomain = z
@@ -42,7 +53,12 @@ const trustDomain = z
 const mappableRoles = ["orchestrator", "approver", "auditor", "admin", "operator"] as const;
 
 const roleMapping = z.strictObject({
-  when: identifyingConditionsSchema,
+  when: identifyingConditionsSchema.superRefine((conditions, context) => {
+    for (const [index, condition] of conditions.entries()) {
+      const message = reusableCondition(condition);
+      if (message !== undefined) context.addIssue({ code: "custom", path: [index], message });
+    }
+  }),
   roles: z.array(z.enum(mappableRoles)).min(1).max(mappableRoles.length),
 });
 
@@ -63,6 +79,12 @@ function common(defaults: { readonly singleUse: boolean }) {
 
 /** How long keys that cannot be read again are still believed. */
 const keyLife = { keys_max_age_seconds: z.int().min(300).max(604_800).default(86_400) };
+
+/**
+ * Whether its access tokens for Mayfly (RFC 9068, `typ` `at+jwt`) say who the caller is, as a Bearer; as a client assertion they
+ * never do. What their `scope` allows elsewhere means nothing here.
+ */
+const accessTokens = { access_tokens: z.boolean().default(false) };
 
 function algorithms(allowed: readonly SignatureAlgorithm[], defaults: SignatureAlgorithm[]) {
   return z.array(z.enum(allowed)).min(1).max(allowed.length).default(defaults);
@@ -95,6 +117,7 @@ const oidc = z.strictObject({
   /** Its discovery document is at `<issuer>/.well-known/openid-configuration`. */
   issuer: issuerUrl,
   algorithms: algorithms(signatureAlgorithms, oidcDefaults),
+  ...accessTokens,
   ...keyLife,
   ...common({ singleUse: false }),
 });
@@ -104,6 +127,7 @@ const jwksUri = z.strictObject({
   issuer: issuerName,
   jwks_uri: fetchUrl,
   algorithms: algorithms(signatureAlgorithms, oidcDefaults),
+  ...accessTokens,
   ...keyLife,
   ...common({ singleUse: false }),
 });
@@ -120,9 +144,10 @@ const spiffe = z
   .strictObject({
     kind: z.literal("spiffe"),
     issuer: trustDomain,
-    /** The bundle itself, or where it is published (profile `https_web`). Exactly one; never derived from the issuer. */
+    /** The bundle itself, or where it is published and how that is authenticated. Never derived from the issuer (SPIFFE Federation §7.2). */
     bundle: pinnedKeys("jwt-svid").optional(),
     bundle_url: fetchUrl.optional(),
+    bundle_profile: z.literal("https_web", "https_web is the one profile that is supported").optional(),
     algorithms: algorithms(spiffeAlgorithms, spiffeDefaults),
     ...keyLife,
     ...common({ singleUse: false }),
@@ -130,6 +155,10 @@ const spiffe = z
   .refine(({ bundle, bundle_url: url }) => (bundle === undefined) !== (url === undefined), {
     path: ["bundle_url"],
     message: "give either bundle or bundle_url",
+  })
+  .refine(({ bundle_profile: profile, bundle_url: url }) => (profile === undefined) === (url === undefined), {
+    path: ["bundle_profile"],
+    message: "bundle_profile says how bundle_url is authenticated: https_web",
   });
 
 /**

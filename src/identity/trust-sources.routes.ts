@@ -42,6 +42,7 @@ const update = z.strictObject({
   name: thingName.optional(),
   bundle: z.union([z.null(), settings["bundle"] ?? z.never()]).optional(),
   bundle_url: z.union([z.null(), settings["bundle_url"] ?? z.never()]).optional(),
+  bundle_profile: z.union([z.null(), settings["bundle_profile"] ?? z.never()]).optional(),
 }) as unknown as z.ZodType<{ name?: string } & Settings>;
 
 const keyCheck = z.strictObject({

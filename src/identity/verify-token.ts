@@ -63,6 +63,8 @@ export interface VerifyOptions {
   readonly now: Date;
   /** Present when the token came as a client assertion: then it must be one. */
   readonly assertion?: ClientAssertion | undefined;
+  /** Whether a JWT-SVID may be a client assertion. Absence means no. */
+  readonly draftSpiffeClientAuth?: boolean;
 }
 
 // A signature is tried with so few keys only, so that a token without kid is not a way to make us work.
@@ -102,11 +104,12 @@ export async function verifyToken(token: string, source: TrustSource, options: V
   const decoded = decoding.token;
   const early =
     checkAlgorithm(decoded, source) ??
-    checkKind(decoded, source) ??
+    checkKind(decoded, source, options.assertion !== undefined) ??
     checkIssuer(decoded.claims, source) ??
     checkAudience(decoded.claims, options.audience) ??
     checkTimes(decoded.claims, source, options.now) ??
-    (options.assertion && checkAssertion(decoded.claims, source, options.assertion, options.now));
+    (options.assertion &&
+      checkAssertion(decoded.claims, source, options.assertion, options.now, options.draftSpiffeClientAuth === true));
   if (early !== undefined) return { ok: false, refusal: early };
   const key = await signingKey(token, decoded, options.keys);
   if ("code" in key) return { ok: false, refusal: key };

@@ -10,9 +10,14 @@ export const METADATA_PATH = "/.well-known/oauth-authorization-server/t/{tenant}
  * A tenant's authorization server metadata (RFC 8414 §2). What has a default there that is wrong here is always said.
  * `response_types_supported` is required and empty: there is no authorization endpoint.
  */
-export function serverMetadata(publicUrl: string, issuer: string): Readonly<Record<string, unknown>> {
+export function serverMetadata(
+  publicUrl: string,
+  issuer: string,
+  { draftSpiffeClientAuth }: { readonly draftSpiffeClientAuth: boolean },
+): Readonly<Record<string, unknown>> {
+  const methods = ["private_key_jwt", ...(draftSpiffeClientAuth ? ["spiffe_jwt"] : [])];
   const byAssertion = (endpoint: string): Record<string, unknown> => ({
-    [`${endpoint}_endpoint_auth_methods_supported`]: ["private_key_jwt"],
+    [`${endpoint}_endpoint_auth_methods_supported`]: methods,
     [`${endpoint}_endpoint_auth_signing_alg_values_supported`]: signatureAlgorithms,
   });
   return {

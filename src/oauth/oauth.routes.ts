@@ -11,6 +11,7 @@ import { issueToken } from "./token.ts";
 
 interface OAuthDeps extends RecordedMintDeps, RevokeTokenDeps, HolderDeps {
   readonly introspection: IntrospectSql;
+  readonly config: { readonly draftSpiffeClientAuth: boolean };
 }
 
 // RFC 6749 §3.2: unknown parameters are ignored, at every OAuth endpoint.
@@ -45,7 +46,7 @@ export function oauthEndpoints(deps: OAuthDeps): Endpoint[] {
         if (tenant === undefined) throw notFound();
         return {
           status: 200,
-          body: serverMetadata(deps.publicUrl(), deps.issuerUrl(params.tenant)),
+          body: serverMetadata(deps.publicUrl(), deps.issuerUrl(params.tenant), deps.config),
           headers: { "cache-control": "public, max-age=300" },
         };
       },

@@ -29,7 +29,13 @@ const jwksUri = (changes: object = {}) =>
   registered(trustSourceSchema.parse({ kind: "jwks_uri", issuer, jwks_uri: `${issuer}/keys`, ...changes }));
 const remoteSpiffe = (changes: object = {}) =>
   registered(
-    trustSourceSchema.parse({ kind: "spiffe", issuer: trustDomain, bundle_url: "https://spire.example/b", ...changes }),
+    trustSourceSchema.parse({
+      kind: "spiffe",
+      issuer: trustDomain,
+      bundle_url: "https://spire.example/b",
+      bundle_profile: "https_web",
+      ...changes,
+    }),
   );
 const jwksOf = (...members: TestKey[]) => ({ keys: members.map(({ jwk }) => jwk) });
 
@@ -352,6 +358,8 @@ describe("an empty set revokes everything at once (SPIFFE trust domain and bundl
     const { ask, cache, state, publish } = world(
       source.config.kind === "spiffe" ? bundle(keys.p256) : jwksOf(keys.p256),
     );
+    cache.keysOf(source);
+    await cache.refreshDue();
     await expect(ask(source, compact)).resolves.toBe("accepted");
     publish({ keys: [], spiffe_sequence: 2 });
     state.now += HOUR;
@@ -374,7 +382,8 @@ describe("a bundle's sequence", () => {
   ])("%s", async (_name, sequence, taken) => {
     const { ask, cache, state, publish } = world(withSequence(5, keys.p256));
     const source = remoteSpiffe();
-    await ask(source, svid());
+    cache.keysOf(source);
+    await cache.refreshDue();
     publish(withSequence(sequence, keys.otherP256));
     state.now += HOUR;
     await cache.refreshDue();
@@ -386,7 +395,8 @@ describe("a bundle's sequence", () => {
   test("that went back does not keep the held bundle alive: it goes stale", async () => {
     const { ask, cache, state, publish } = world(withSequence(5, keys.p256));
     const source = remoteSpiffe();
-    await ask(source, svid());
+    cache.keysOf(source);
+    await cache.refreshDue();
     publish(withSequence(4, keys.p256));
     for (let hours = 0; hours < 24; hours += 1) {
       state.now += HOUR;

@@ -14,7 +14,12 @@ const base = {
   jwks_uri: { kind: "jwks_uri", issuer, jwks_uri: `${issuer}/keys` },
   key_set: { kind: "key_set", issuer, jwks },
   pinnedSpiffe: { kind: "spiffe", issuer: trustDomain, bundle: bundle(keys.p256) },
-  remoteSpiffe: { kind: "spiffe", issuer: trustDomain, bundle_url: "https://spire.acme.example/bundle.json" },
+  remoteSpiffe: {
+    kind: "spiffe",
+    issuer: trustDomain,
+    bundle_url: "https://spire.acme.example/bundle.json",
+    bundle_profile: "https_web",
+  },
 };
 
 describe("the least that must be said about a trust source, and what the rest is then", () => {
@@ -27,8 +32,8 @@ describe("the least that must be said about a trust source, and what the rest is
   };
   const asymmetric = ["ES256", "Ed25519", "EdDSA", "RS256", "PS256"];
   test.each<[keyof typeof base, object]>([
-    ["oidc", { algorithms: asymmetric, single_use: false, keys_max_age_seconds: 86_400 }],
-    ["jwks_uri", { algorithms: asymmetric, single_use: false, keys_max_age_seconds: 86_400 }],
+    ["oidc", { algorithms: asymmetric, access_tokens: false, single_use: false, keys_max_age_seconds: 86_400 }],
+    ["jwks_uri", { algorithms: asymmetric, access_tokens: false, single_use: false, keys_max_age_seconds: 86_400 }],
     ["key_set", { algorithms: asymmetric, single_use: true }],
     [
       "pinnedSpiffe",

@@ -29,7 +29,12 @@ describe("trust sources", () => {
       { kind: "jwks_uri", issuer: fresh("name"), jwks_uri: "https://keys.example.com/jwks" },
       { kind: "key_set", issuer: fresh("name"), jwks: { keys: [jwk] } },
       { kind: "spiffe", issuer: "spiffe://acme.test", bundle: { keys: [{ ...jwk, use: "jwt-svid" }] } },
-      { kind: "spiffe", issuer: "spiffe://acme2.test", bundle_url: "https://spire.example.com/bundle" },
+      {
+        kind: "spiffe",
+        issuer: "spiffe://acme2.test",
+        bundle_url: "https://spire.example.com/bundle",
+        bundle_profile: "https_web",
+      },
     ];
     for (const given of every) {
       const got = await r.ask("admin", "POST", "/v1/trust-sources", { body: { name: fresh("idp"), ...given } });
@@ -85,12 +90,16 @@ describe("trust sources", () => {
       kind: "spiffe",
       issuer: `spiffe://${fresh("td")}`,
       bundle_url: "https://spire.example.com/b",
+      bundle_profile: "https_web",
     };
     const at = `/v1/trust-sources/${await r.make("/v1/trust-sources", body)}`;
     const bundle = { keys: [{ ...jwk, use: "jwt-svid" }] };
     const both = await r.ask("admin", "PATCH", at, { body: { bundle }, ifMatch: '"1"' });
     expect([both.status, both.json.errors[0].pointer]).toEqual([400, "/bundle_url"]);
-    const one = await r.ask("admin", "PATCH", at, { body: { bundle, bundle_url: null }, ifMatch: '"1"' });
+    const one = await r.ask("admin", "PATCH", at, {
+      body: { bundle, bundle_url: null, bundle_profile: null },
+      ifMatch: '"1"',
+    });
     expect(one.status).toBe(200);
     expect(one.json.bundle).toEqual(bundle);
     expect(one.json).not.toHaveProperty("bundle_url");
@@ -185,6 +194,7 @@ describe("identities", () => {
       kind: "spiffe",
       issuer: "spiffe://prod.acme.test",
       bundle_url: "https://spire.example.com/b",
+      bundle_profile: "https_web",
     };
     const trust_source_id = await r.make("/v1/trust-sources", body);
     for (const anchor_value of [
