@@ -6,21 +6,22 @@ create function mayfly.ms(at timestamptz) returns bigint language sql stable
   return floor(extract(epoch from at) * 1000)::bigint;
 
 -- Items: {source_id, claims: {claim: value, …}, source_version?, jti_hash?, jti_expires_ms?}. Confirms that the trust source is still
--- what the process cached, finds the identities that the token may be, and consumes a single-use token.
+-- what the process cached, finds the identities that the token may be, and consumes a single-use token. A jti_hash without
+-- jti_expires_ms is looked for and not consumed: fresh if nobody has.
 create function mayfly.authenticate(p_tenant text, p_items jsonb) returns table (ord int, facts json)
   language plpgsql volatile set search_path = mayfly, pg_temp as $$
 declare
   taken int[];
 begin
   perform set_config('mayfly.tenant', p_tenant, true);
-  if jsonb_path_exists(p_items, '$[*].jti_hash') then
+  if jsonb_path_exists(p_items, '$[*].jti_expires_ms') then
     with presented as (
       -- Only for the source as the caller knows it: a newer one is read and judged again first.
       select distinct on (i.source_id, i.jti_hash) i.ord, i.source_id, decode(i.jti_hash, 'hex') as jti_hash, to_timestamp(i.jti_expires_ms / 1000.0) as expires_at
         from rows from (jsonb_to_recordset(p_items) as (source_id text, source_version int, jti_hash text, jti_expires_ms bigint))
           with ordinality as i (source_id, source_version, jti_hash, jti_expires_ms, ord)
         join trust_sources s on s.tenant_id = p_tenant and s.id = i.source_id and s.version = i.source_version
-       where i.jti_hash is not null order by i.source_id, i.jti_hash, i.ord
+       where i.jti_expires_ms is not null order by i.source_id, i.jti_hash, i.ord
     ), consumed as (
       insert into seen_tokens (tenant_id, trust_source_id, jti_hash, expires_at)
       select p_tenant, t.source_id, t.jti_hash, t.expires_at from presented t
@@ -31,15 +32,19 @@ begin
   return query
   select i.ord::int, json_build_object(
       'generation', gn.generation, 'tenant_state', t.state, 'source_version', s.version, 'source_state', s.state,
-      'fresh', i.jti_hash is null or s.version is distinct from i.source_version or i.ord::int = any (coalesce(taken, '{}')),
+      'fresh', case
+        when i.jti_hash is null or s.version is distinct from i.source_version then true
+        when i.jti_expires_ms is not null then i.ord::int = any (coalesce(taken, '{}'))
+        else not exists (select from seen_tokens c where c.tenant_id = p_tenant
+          and c.trust_source_id = i.source_id and c.jti_hash = decode(i.jti_hash, 'hex')) end,
       'identities', coalesce((
         select json_agg(json_build_object('id', n.id, 'agent_id', n.agent_id, 'conditions', n.conditions))
           from jsonb_each_text(i.claims) as p (claim, value)
          cross join lateral (select n.id, n.agent_id, n.conditions from identities n
            where n.tenant_id = p_tenant and n.trust_source_id = i.source_id
              and n.anchor_claim = p.claim and n.anchor_value = p.value offset 0) n), '[]'))
-    from rows from (jsonb_to_recordset(p_items) as (source_id text, claims jsonb, source_version int, jti_hash text))
-      with ordinality as i (source_id, claims, source_version, jti_hash, ord)
+    from rows from (jsonb_to_recordset(p_items) as (source_id text, claims jsonb, source_version int, jti_hash text, jti_expires_ms bigint))
+      with ordinality as i (source_id, claims, source_version, jti_hash, jti_expires_ms, ord)
     join generations gn on gn.tenant_id = p_tenant
     join tenants t on t.id = p_tenant
     left join lateral (select x.version, x.state from trust_sources x

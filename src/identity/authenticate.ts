@@ -239,13 +239,14 @@ function confirmation(source: Source, token: VerifiedToken, consume: VerifiedTok
       .filter(([, value]) => typeof value === "string" && value.length <= 2048)
       .slice(0, MAX_ANCHORS),
   );
-  if (consume === undefined) return { source_id: source.id, claims };
+  const jti = consume?.jti ?? token.unspent;
+  if (jti === undefined) return { source_id: source.id, claims };
   return {
     source_id: source.id,
     source_version: source.version,
     claims,
-    jti_hash: createHash("sha256").update(consume.jti).digest("hex"),
-    jti_expires_ms: consume.keepUntil.getTime(),
+    jti_hash: createHash("sha256").update(jti).digest("hex"),
+    ...(consume === undefined ? {} : { jti_expires_ms: consume.keepUntil.getTime() }),
   };
 }
 

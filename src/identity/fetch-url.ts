@@ -25,11 +25,13 @@ export function parseFetchUrl(text: string, policy: FetchPolicy): URL | string {
   if (!/^https?:\/\/[^/]/.test(text) || !URL.canParse(text)) return "this is not an absolute https URL";
   const url = new URL(text);
   if (/^https?:\/\/[^/?]*@/.test(text)) return "a URL with user info is not accepted";
-  const loopback = policy.allowLoopbackHttp && isLoopbackHost(url);
+  const isLoopback = isLoopbackHost(url);
+  const loopback = policy.allowLoopbackHttp && isLoopback;
   if (url.protocol !== "https:" && !loopback) return "only https is accepted";
   if (!loopback && url.port !== "" && Number(url.port) < 1024) return "the port must be 443 or at least 1024";
   const literal = hostLiteral(url);
-  if (ipaddr.isValid(literal) && !isAllowedAddress(literal, url, policy)) return "the address is not a public one";
+  const isPublic = ipaddr.isValid(literal) ? isAllowedAddress(literal, url, policy) : loopback || !isLoopback;
+  if (!isPublic) return "the address is not a public one";
   return url;
 }
 

@@ -1,5 +1,5 @@
 import { type LookupAddress, lookup as systemLookup } from "node:dns";
-import type { LookupFunction } from "node:net";
+import type { LookupFunction, Socket } from "node:net";
 import { Agent, buildConnector, type Dispatcher, request } from "undici";
 import { parseStrictJson } from "../lib/strict-json.ts";
 import { type FetchPolicy, isAllowedAddress, parseFetchUrl } from "./fetch-url.ts";
@@ -57,21 +57,24 @@ const DEFAULT_BYTES = 64 * 1024;
 const MAX_BYTES = 512 * 1024;
 const TIMEOUT_MS = 5000;
 const MAX_HEADER_BYTES = 16 * 1024;
+/** What a body of so many bytes may take on the wire: its framing and the headers besides. */
+const wireBytes = (maxBytes: number): number => 2 * (maxBytes + MAX_HEADER_BYTES);
 const documentLimits = { maxDepth: 10, maxMembers: 5000 };
 
 /**
  * Makes the one way in which Mayfly fetches a URL that somebody configured (SSRF guard, standards §15): https, no
- * redirects, no proxy, no cookies or credentials, one connection that is never reused, 5 s in all, a small body of
- * strict JSON with a JSON content type and without compression. A host name is resolved once, every address of the
+ * redirects, no proxy, no cookies or credentials, one connection that is never reused, 5 s in all, few bytes, and of
+ * them a small body of strict JSON with a JSON content type and without compression. A host name is resolved once, every address of the
  * answer must be public, and the connection is made to those very addresses, so rebinding has nothing to rebind.
  */
 export function createSafeFetch(options: SafeFetchOptions): SafeFetch {
   const { timeoutMs = TIMEOUT_MS } = options;
-  return async (text, { etag, maxBytes = DEFAULT_BYTES } = {}) => {
+  return async (text, { etag, maxBytes: wanted = DEFAULT_BYTES } = {}) => {
+    const maxBytes = Math.min(wanted, MAX_BYTES);
     const url = parseFetchUrl(text, options);
     if (typeof url === "string") throw new SafeFetchError("url_not_allowed", url);
     const agent = new Agent({
-      connect: guardedConnector(url, options),
+      connect: guardedConnector(url, options, wireBytes(maxBytes)),
       pipelining: 0,
       maxHeaderSize: MAX_HEADER_BYTES,
     });
@@ -92,7 +95,7 @@ export function createSafeFetch(options: SafeFetchOptions): SafeFetch {
           ...(etag === undefined ? {} : { "if-none-match": etag }),
         },
       });
-      return await readJson(response, etag !== undefined, Math.min(maxBytes, MAX_BYTES));
+      return await readJson(response, etag !== undefined, maxBytes);
     } catch (error) {
       throw isLate ? late : toSafeFetchError(error);
     } finally {
@@ -103,7 +106,7 @@ export function createSafeFetch(options: SafeFetchOptions): SafeFetch {
   };
 }
 
-function guardedConnector(url: URL, options: SafeFetchOptions): buildConnector.connector {
+function guardedConnector(url: URL, options: SafeFetchOptions, maxBytes: number): buildConnector.connector {
   const { resolve = resolveBySystem, timeoutMs = TIMEOUT_MS } = options;
   const lookup: LookupFunction = (hostname, { all }, done) => {
     resolve(hostname, (error, addresses) => {
@@ -131,9 +134,16 @@ function guardedConnector(url: URL, options: SafeFetchOptions): buildConnector.c
         socket.destroy();
         return done(addressRefused(), null);
       }
-      return done(null, socket);
+      done(null, socket);
+      // After undici has begun to listen, which a listener of ours must not do for it.
+      setImmediate(() => socket.on("readable", () => endBeyond(maxBytes, socket)));
     });
   };
+}
+
+/** Chunk extensions and interim answers have no end that undici knows: it would read them at full speed until it is late. */
+function endBeyond(maxBytes: number, socket: Socket): void {
+  if (socket.bytesRead > maxBytes) socket.destroy(new SafeFetchError("body_too_large", "the answer is too large"));
 }
 
 function addressRefused(): SafeFetchError {

@@ -1,9 +1,11 @@
+import { isSelfIssued } from "./client-assertion.ts";
 import type { DecodedToken } from "./decode-token.ts";
 import { type Refusal, refuse } from "./refusal.ts";
 import type { TrustSource } from "./trust-source.ts";
 
 /** Explicit types (RFC 8725 §3.11) of tokens that are not a proof of identity, and what they are called. */
 const otherKinds: Readonly<Record<string, string>> = {
+  "client-authentication+jwt": "a client assertion",
   "at+jwt": "an access token",
   "dpop+jwt": "a DPoP proof",
   "secevent+jwt": "a security event",
@@ -46,11 +48,15 @@ export function shortType(typ: string): string {
 
 /**
  * Refuses a token that was made for something else, by its `typ` and by the claims that give it away. Of explicit
- * types `JWT` is accepted, for SPIFFE also `JOSE` (JWT-SVID §2.3), the type of client assertions where the source is a
- * registered key (rfc7523bis), and an access token's where the source says that those are for Mayfly, unless it comes as
- * a client assertion. An absent `typ` is accepted: most workload issuers send none.
+ * types `JWT` is accepted, for SPIFFE also `JOSE` (JWT-SVID §2.3), an access token's where the source says that those are
+ * for Mayfly and a token is `asked` for, and the type of client assertions where one is and a registered key made it for
+ * itself (rfc7523bis). An absent `typ` is accepted: most workload issuers send none.
  */
-export function checkKind(token: DecodedToken, source: TrustSource, isAssertion: boolean): Refusal | undefined {
+export function checkKind(
+  token: DecodedToken,
+  source: TrustSource,
+  asked: "token" | "client assertion",
+): Refusal | undefined {
   const claim = Object.keys(otherKindClaims).find((name) => Object.hasOwn(token.claims, name));
   if (claim !== undefined) {
     return refuse(
@@ -63,8 +69,9 @@ export function checkKind(token: DecodedToken, source: TrustSource, isAssertion:
   const typ = shortType(token.typ);
   if (source.kind !== "spiffe" && typ === "jwt") return undefined;
   const registered = source.kind === "key_set" || source.kind === "jwks_uri";
-  if (registered && typ === "client-authentication+jwt") return undefined;
-  if (typ === "at+jwt" && "access_tokens" in source && source.access_tokens && !isAssertion) return undefined;
+  if (typ === "at+jwt" && "access_tokens" in source && source.access_tokens && asked === "token") return undefined;
+  const asserts = asked === "client assertion" && registered && isSelfIssued(token.claims, source);
+  if (asserts && typ === "client-authentication+jwt") return undefined;
   return Object.hasOwn(otherKinds, typ)
     ? refuse("token_kind_confused", `this is ${otherKinds[typ]}, not a proof of identity`)
     : refuse("token_typ_not_allowed", "the header's typ is not one of a proof of identity: leave it out, or send JWT");

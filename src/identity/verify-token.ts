@@ -47,6 +47,11 @@ export interface VerifiedToken {
    * consume (source, `jti`) once, before it acts on the token, and remember it until `keepUntil`. The text of a token is no replay key: a signature has two spellings.
    */
   readonly singleUse: { readonly jti: string; readonly keepUntil: Date } | undefined;
+  /**
+   * The `jti` of a self-issued token that may be used again, as a token: the caller must refuse it if it was consumed. Else
+   * a client assertion, whose `jti` works once at any endpoint, could still be sent as a token by whoever saw it.
+   */
+  readonly unspent: string | undefined;
   /** The key that signed it. A set that no longer has this very key no longer vouches for the token. */
   readonly key: CryptoKey;
 }
@@ -104,7 +109,7 @@ export async function verifyToken(token: string, source: TrustSource, options: V
   const decoded = decoding.token;
   const early =
     checkAlgorithm(decoded, source) ??
-    checkKind(decoded, source, options.assertion !== undefined) ??
+    checkKind(decoded, source, options.assertion === undefined ? "token" : "client assertion") ??
     checkIssuer(decoded.claims, source) ??
     checkAudience(decoded.claims, options.audience) ??
     checkTimes(decoded.claims, source, options.now) ??
@@ -117,8 +122,9 @@ export async function verifyToken(token: string, source: TrustSource, options: V
   if (late !== undefined) return { ok: false, refusal: late };
   const confirmation = confirmationOf(decoded.claims, source);
   if ("code" in confirmation) return { ok: false, refusal: confirmation };
-  const singleUse = source.single_use || (options.assertion !== undefined && isSelfIssued(decoded.claims, source));
-  return { ok: true, token: { ...toVerifiedToken(decoded.claims, source, confirmation, singleUse), key } };
+  const selfIssued = isSelfIssued(decoded.claims, source);
+  const singleUse = source.single_use || (options.assertion !== undefined && selfIssued);
+  return { ok: true, token: { ...toVerifiedToken(decoded.claims, source, confirmation, singleUse, selfIssued), key } };
 }
 
 function checkAlgorithm(token: DecodedToken, source: TrustSource): Refusal | undefined {
@@ -230,6 +236,7 @@ function toVerifiedToken(
   source: TrustSource,
   confirmation: Confirmation,
   singleUse: boolean,
+  selfIssued: boolean,
 ): Omit<VerifiedToken, "key"> {
   const { sub, exp, iat, jti } = claims as {
     readonly sub: string;
@@ -246,6 +253,7 @@ function toVerifiedToken(
     confirmation,
     singleUse:
       singleUse && jti !== undefined ? { jti, keepUntil: new Date((exp + REPLAY_MARGIN_SECONDS) * 1000) } : undefined,
+    unspent: selfIssued && !singleUse ? jti : undefined,
   };
 }
 

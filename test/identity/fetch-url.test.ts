@@ -165,6 +165,8 @@ describe("a URL that may never be fetched, whatever the operator allows (M5)", (
 
 describe("loopback in every spelling is refused unless the operator allows it", () => {
   test.each([
+    "https://localhost",
+    "https://LocalHost:8443/x",
     "https://127.0.0.1",
     "https://127.1",
     "https://127.0.1",

@@ -1,42 +1,12 @@
-import type { LookupAddress } from "node:dns";
 import { type AddressInfo, createServer } from "node:net";
 import { gzipSync } from "node:zlib";
 import { describe, expect, test } from "@jest/globals";
-import {
-  createSafeFetch,
-  type ResolveHost,
-  SafeFetchError,
-  type SafeFetchProblem,
-} from "../../src/identity/safe-fetch.ts";
+import { createSafeFetch, type SafeFetchProblem } from "../../src/identity/safe-fetch.ts";
 import { type Handler, json, localServer } from "./local-server.ts";
+import { problemOf, resolver } from "./resolver.ts";
 import { selfSigned } from "./self-signed.ts";
 
 const safeFetch = createSafeFetch({ allowLoopbackHttp: true });
-
-async function problemOf(work: Promise<unknown>): Promise<SafeFetchProblem> {
-  const error: unknown = await work.then(
-    () => new Error("it was fetched"),
-    (reason: unknown) => reason,
-  );
-  if (error instanceof SafeFetchError) return error.problem;
-  throw error;
-}
-
-/** A resolver that gives these answers in turn, the last for ever, and remembers what it was asked. */
-function resolver(...answers: string[][]): { resolve: ResolveHost; asked: string[] } {
-  const asked: string[] = [];
-  return {
-    asked,
-    resolve(hostname, done) {
-      const answer = answers[Math.min(asked.length, answers.length - 1)] ?? [];
-      asked.push(hostname);
-      done(
-        null,
-        answer.map((address): LookupAddress => ({ address, family: address.includes(":") ? 6 : 4 })),
-      );
-    },
-  };
-}
 
 describe("a small JSON document is fetched", () => {
   test.each<[name: string, headers: Record<string, string>, expected: object]>([

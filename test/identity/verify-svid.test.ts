@@ -42,7 +42,7 @@ describe("a JWT-SVID (SPIFFE JWT-SVID §2 to §5)", () => {
     ["a content type header", {}, { cty: "JWT" }, "token_header_not_allowed"],
     ["typ in another case", {}, { typ: "jwt" }, "token_typ_not_allowed"],
     ["typ of a WIT-SVID", {}, { typ: "wit+jwt" }, "token_kind_confused"],
-    ["typ of a client assertion", {}, { typ: "client-authentication+jwt" }, "token_typ_not_allowed"],
+    ["typ of a client assertion", {}, { typ: "client-authentication+jwt" }, "token_kind_confused"],
   ])("%s", async (_name, claims, header, code) => {
     await expect(refusalCode(svid(claims, header), spiffeSource())).resolves.toBe(code);
   });

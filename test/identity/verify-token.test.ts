@@ -58,6 +58,7 @@ describe("a good token is accepted and says what its issuer wrote", () => {
       expiresAt: new Date((nowSeconds + 270) * 1000),
       confirmation: { kind: "bearer" },
       singleUse: undefined,
+      unspent: undefined,
       key: expect.objectContaining({ type: "public" }),
     });
   });
@@ -66,7 +67,6 @@ describe("a good token is accepted and says what its issuer wrote", () => {
     ["no typ, as Kubernetes sends it", {}, { typ: undefined }],
     ["typ jwt in another case", {}, { typ: "jwt" }],
     ["typ as a full media type", {}, { typ: "application/jwt" }],
-    ["the type of client assertions at a registered key (rfc7523bis)", {}, { typ: "client-authentication+jwt" }],
     ["an audience array of exactly one", { aud: [audience] }, {}],
     ["no nbf", { nbf: undefined }, {}],
     ["no jti at a source that is not single use", { jti: undefined }, {}],
@@ -100,6 +100,39 @@ describe("a good token is accepted and says what its issuer wrote", () => {
     const end = (goodClaims()["exp"] as number) * 1000;
     await expect(refusalCode(token(), keySetSource(), new Date(end - 1))).resolves.toBe("accepted");
     await expect(refusalCode(token(), keySetSource(), new Date(end))).resolves.toBe("token_expired");
+  });
+});
+
+describe("a client assertion", () => {
+  const typ = "client-authentication+jwt";
+  const assertion = {
+    type: "urn:ietf:params:oauth:client-assertion-type:jwt-bearer",
+    assertion: "",
+    clientId: undefined,
+  };
+  const codeOf = async (claims: object, asked: typeof assertion | undefined, changes: object = {}): Promise<string> => {
+    const source = keySetSource(changes);
+    const keysOf = await finderOf(source);
+    const result = await verifyToken(token(claims, { typ }), source, { audience, keys: keysOf, now, assertion: asked });
+    return result.ok ? "accepted" : result.refusal.code;
+  };
+
+  test("that says so is one where one is asked for, made by a registered key for itself (rfc7523bis), and is nothing else", async () => {
+    await expect(codeOf({ sub: issuer }, assertion)).resolves.toBe("accepted");
+    await expect(codeOf({ sub: issuer }, undefined)).resolves.toBe("token_kind_confused");
+    await expect(codeOf({}, assertion)).resolves.toBe("token_kind_confused");
+  });
+
+  test("that does not say so may be sent as a token, while nobody has used it as an assertion", async () => {
+    await expect(verified(token({ sub: issuer }), keySetSource())).resolves.toMatchObject({
+      singleUse: undefined,
+      unspent: "5f0c9e6e-1",
+    });
+    await expect(verified(token(), keySetSource())).resolves.toMatchObject({ unspent: undefined });
+    await expect(verified(token({ sub: issuer }), keySetSource({ single_use: true }))).resolves.toMatchObject({
+      singleUse: { jti: "5f0c9e6e-1" },
+      unspent: undefined,
+    });
   });
 });
 
