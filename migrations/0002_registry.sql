@@ -212,19 +212,36 @@ create table mayfly.policy_sets (
 );
 create unique index policy_sets_active on mayfly.policy_sets (tenant_id) where active;
 
+-- One key, one algorithm, one purpose. created_at is when it was published. The private part is there only while the key may
+-- sign or is about to; published_until is the last exp that it may have signed, and more. 0006 says how a key lives.
 create table mayfly.signing_keys (
   tenant_id text collate "C" not null references mayfly.tenants,
-  kid text collate "C" not null,
+  kid text collate "C" not null check (kid ~ '^[A-Za-z0-9_-]{43}$'),
+  purpose text not null check (purpose in ('access_token', 'admin_token', 'introspection', 'status_list')),
   algorithm text not null check (algorithm in ('ES256')),
   public_jwk jsonb not null,
-  private_sealed bytea not null,
-  state text not null default 'active' check (state in ('active', 'retiring', 'gone')),
+  private_sealed bytea,
+  state text not null check (state in ('pending', 'active', 'retiring', 'gone', 'compromised')),
+  activated_at timestamptz,
+  retired_at timestamptz,
+  published_until timestamptz check (isfinite(published_until)),
+  ended_at timestamptz,
+  reason text,
   version int not null default 1,
   created_at timestamptz not null default now(),
   updated_at timestamptz not null default now(),
-  primary key (tenant_id, kid)
+  primary key (tenant_id, kid),
+  check (public_jwk ->> 'kid' = kid and public_jwk ->> 'alg' = algorithm
+    and not public_jwk ?| array['d', 'p', 'q', 'dp', 'dq', 'qi', 'oth', 'k']),
+  check ((state in ('pending', 'active')) = (private_sealed is not null)),
+  check (state <> 'active' or activated_at is not null),
+  check (state <> 'retiring' or (retired_at is not null and published_until is not null)),
+  check ((state in ('gone', 'compromised')) = (ended_at is not null)),
+  check ((state = 'compromised') = (reason is not null))
 );
-create unique index signing_keys_active on mayfly.signing_keys (tenant_id) where state = 'active';
+create unique index signing_keys_active on mayfly.signing_keys (tenant_id, purpose) where state = 'active';
+create unique index signing_keys_pending on mayfly.signing_keys (tenant_id, purpose) where state = 'pending';
+create index signing_keys_published on mayfly.signing_keys (tenant_id) where state in ('pending', 'active', 'retiring');
 
 -- One row per token that may be presented once only, kept until it would be refused as expired.
 -- What may be shown once and has been: tokens by their trust source, DPoP proofs under 'dpop'.
@@ -262,7 +279,7 @@ begin
     ('trust_sources', 'trust_source', '{}'), ('identities', 'identity', '{}'), ('resources', 'resource', '{}'),
     ('relationships', 'relationship', '{}'), ('purposes', 'purpose', '{}'),
     ('targets', 'target', '{config_sealed,reconciled_at}'), ('policy_sets', 'policy_set', '{}'),
-    ('signing_keys', 'signing_key', '{private_sealed}'), ('target_resources', 'target_resource', '{}'),
+    ('signing_keys', null, null), ('target_resources', 'target_resource', '{}'),
     ('seen_tokens', null, null), ('idempotency_keys', null, null), ('bundle_sequences', null, null)) as x (tab, word, hidden)
   loop
     execute format('alter table mayfly.%I enable row level security, force row level security', t.tab);

@@ -13,6 +13,7 @@ import { createKeyCache, type KeyCache } from "./identity/key-cache.ts";
 import { createSafeFetch, type SafeFetch } from "./identity/safe-fetch.ts";
 import { tenantIssuer } from "./identity/tenant-issuer.ts";
 import { createBundleWatch } from "./identity/watch-bundles.ts";
+import { type KeyAges, keyAges } from "./keys/ages.ts";
 import { loadKeyEncryptionKey } from "./keys/kek.ts";
 import { createSigningKeys, type SigningKeys } from "./keys/signing-keys.ts";
 import type { Log } from "./lib/log.ts";
@@ -35,6 +36,8 @@ export interface Broker extends AsyncDisposable {
   readonly queue: JobQueue;
   readonly wakeUps: WakeUps;
   readonly keys: SigningKeys;
+  readonly keySealer: Sealer;
+  readonly keyAges: KeyAges;
   readonly keyCache: KeyCache;
   /** Reads trust sources' keys that are due, SPIFFE bundles before anybody has asked. Never rejects: what failed is logged. */
   readonly refreshKeys: () => Promise<void>;
@@ -77,7 +80,7 @@ export async function openBroker(config: Config, log: Log): Promise<Broker> {
     const targetConfigs = createSealer(kek, "target-config");
     const targets = createTargetClients(db, targetConfigs);
     closing.unshift(targets);
-    const keys = createSigningKeys(db, createSealer(kek, "signing-key"));
+    const keySealer = createSealer(kek, "signing-key");
     let publicUrl = config.publicUrl;
     const fetchJson = createSafeFetch({ allowLoopbackHttp: config.allowLoopbackHttp });
     const publicUrlOf = (): string => publicUrl ?? `http://127.0.0.1:${config.port}`;
@@ -103,7 +106,9 @@ export async function openBroker(config: Config, log: Log): Promise<Broker> {
       db,
       queue,
       wakeUps: queue.wakeUps,
-      keys,
+      keys: createSigningKeys({ db, keySealer }),
+      keySealer,
+      keyAges: keyAges(config.keyRotationDays),
       fetchJson,
       keyCache,
       refreshKeys,

@@ -70,6 +70,7 @@ const variables = z.strictObject({
   MAYFLY_MINT_TIMEOUT_SECONDS: whole(1, 120, 10),
   MAYFLY_SWEEP_SECONDS: whole(1, 60, 5),
   MAYFLY_RECONCILE_SECONDS: whole(10, 86_400, 600),
+  MAYFLY_KEY_ROTATION_DAYS: whole(1, 365, 30),
   MAYFLY_ALLOW_LOOPBACK_HTTP: flag,
   MAYFLY_DRAFT_OAUTH_SPIFFE_CLIENT_AUTH_02: flag,
 });
@@ -152,6 +153,7 @@ export interface Config {
   readonly mintTimeoutSeconds: number;
   readonly sweepSeconds: number;
   readonly reconcileSeconds: number;
+  readonly keyRotationDays: number;
   readonly allowLoopbackHttp: boolean;
   /** Whether clients may authenticate with SVIDs (draft-ietf-oauth-spiffe-client-auth-02). */
   readonly draftSpiffeClientAuth: boolean;
@@ -194,6 +196,7 @@ export function loadConfig(env: NodeJS.ProcessEnv = process.env): Config {
     mintTimeoutSeconds: data.MAYFLY_MINT_TIMEOUT_SECONDS,
     sweepSeconds: data.MAYFLY_SWEEP_SECONDS,
     reconcileSeconds: data.MAYFLY_RECONCILE_SECONDS,
+    keyRotationDays: data.MAYFLY_KEY_ROTATION_DAYS,
     allowLoopbackHttp: data.MAYFLY_ALLOW_LOOPBACK_HTTP,
     draftSpiffeClientAuth: data.MAYFLY_DRAFT_OAUTH_SPIFFE_CLIENT_AUTH_02,
   });

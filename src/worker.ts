@@ -1,6 +1,7 @@
 import type { Broker } from "./broker.ts";
 import { reconcileTarget } from "./credentials/reconcile.ts";
 import { createSweeper } from "./credentials/sweep.ts";
+import { rotateDueKeys } from "./keys/rotate.ts";
 import type { Id } from "./lib/ids.ts";
 import { endDueTasks } from "./tasks/end-task.ts";
 
@@ -13,10 +14,11 @@ export interface Worker {
 const PARTITIONS_AHEAD_MONTHS = 2;
 const UPKEEP_MS = 60 * 60_000;
 const RECONCILE_TICK_MS = 5_000;
+const KEYS_MS = 60_000;
 
 /**
  * Starts what takes credentials back: woken by the queue for promptness, and by a timer of its own for certainty
- * (invariant 5). Reconciliation, partitions and forgetting run here too. Any number of workers may run; all of it is
+ * (invariant 5). Reconciliation, the rotation of signing keys, partitions and forgetting run here too. Any number of workers may run; all of it is
  * claimed row by row in Postgres.
  */
 export async function startWorker(broker: Broker): Promise<Worker> {
@@ -52,14 +54,20 @@ export async function startWorker(broker: Broker): Promise<Worker> {
     await db.callAcrossTenants("forget", []);
   };
 
+  const rotate = async (): Promise<void> => {
+    await rotateDueKeys(broker, broker.keyAges);
+  };
+
   // ±20 %: workers that started together do not sweep together.
   const jitter = (ms: number): number => ms * (0.8 + Math.random() * 0.4);
   const timers = [
     every(() => jitter(config.sweepSeconds * 1000), sweep, broker),
     every(() => jitter(Math.min(RECONCILE_TICK_MS, config.reconcileSeconds * 1000)), reconcile, broker),
+    every(() => jitter(KEYS_MS), rotate, broker),
     every(() => jitter(UPKEEP_MS), upkeep, broker),
   ];
   await upkeep();
+  await rotate();
   const jobs = queue.startWorker(sweep);
   void sweep();
 

@@ -32,6 +32,7 @@ test("with nothing set Mayfly runs by itself, on loopback, with every default", 
     mintTimeoutSeconds: 10,
     sweepSeconds: 5,
     reconcileSeconds: 600,
+    keyRotationDays: 30,
     allowLoopbackHttp: false,
     draftSpiffeClientAuth: false,
   });
@@ -50,6 +51,7 @@ test("what is set is what is read, and nothing can change it afterwards", () => 
     MAYFLY_MINT_TIMEOUT_SECONDS: "20",
     MAYFLY_SWEEP_SECONDS: "1",
     MAYFLY_RECONCILE_SECONDS: "60",
+    MAYFLY_KEY_ROTATION_DAYS: "7",
   });
   expect(config).toMatchObject({
     embedded: false,
@@ -64,6 +66,7 @@ test("what is set is what is read, and nothing can change it afterwards", () => 
     mintTimeoutSeconds: 20,
     sweepSeconds: 1,
     reconcileSeconds: 60,
+    keyRotationDays: 7,
   });
   expect(config.databaseUrl?.reveal()).toBe(production.DATABASE_URL);
   expect(config.databaseOwnerUrl?.reveal()).toBe(production.DATABASE_OWNER_URL);

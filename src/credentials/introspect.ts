@@ -51,6 +51,9 @@ export async function introspect(
   if (facts.generation !== principal.generation) {
     const again = await authenticateAgain();
     if (again.agentId !== principal.agentId) return introspect(deps, { principal: again, authenticateAgain }, token);
+    // Nor is the key that signed it any longer one of ours, perhaps: whoever has it writes what they like.
+    const present = await ownToken(deps, { ...principal, generation: facts.generation }, token);
+    if (present === undefined) return inactive;
   }
   if (own === undefined || !facts.active) return inactive;
   if (principal.agentId !== undefined && !facts.caller_serves) return inactive;

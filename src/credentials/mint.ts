@@ -177,7 +177,7 @@ async function mintToken(
     access: checked.grants.map((grant) => grant.access),
     delegation: request.delegation,
   });
-  const signer = await deps.keys.signer(principal.tenantId);
+  const signer = await deps.keys.signer(principal.tenantId, "access_token", checked.generation);
   const made = {
     limits: deps.limits,
     requestId: context.requestId,

@@ -30,6 +30,7 @@ export type TakeBackReason =
   | "identity_removed"
   | "tenant_suspended"
   | "replayed"
+  | "key_compromised"
   | "mint_failed"
   | "missing_downstream";
 

@@ -151,10 +151,17 @@ interface PolicySets extends Versioned {
 interface SigningKeys extends Versioned {
   tenant_id: SetOnce<Id<"tenant">>;
   kid: SetOnce<string>;
+  purpose: SetOnce<"access_token" | "admin_token" | "introspection" | "status_list">;
   algorithm: SetOnce<"ES256">;
   public_jwk: Json<Record<string, string>>;
-  private_sealed: Buffer;
-  state: Generated<"active" | "retiring" | "gone">;
+  /** While the key may sign or is about to. */
+  private_sealed: Buffer | null;
+  state: "pending" | "active" | "retiring" | "gone" | "compromised";
+  activated_at: Time | null;
+  retired_at: Time | null;
+  published_until: Time | null;
+  ended_at: Time | null;
+  reason: string | null;
 }
 
 interface Tasks extends Versioned {

@@ -1,11 +1,13 @@
 import { randomUUID } from "node:crypto";
 import { z } from "zod";
+import { keyPurposes } from "../keys/key-purpose.ts";
 import type { SigningKeys } from "../keys/signing-keys.ts";
+import type { Id } from "../lib/ids.ts";
 import type { Role } from "./principal.ts";
 
 /** The JOSE `typ` of bootstrap tokens: no other kind of token is taken for one, nor one for another kind. */
-export const ADMIN_TOKEN_TYP = "mayfly-admin+jwt";
-const ADMIN_TOKEN_SECONDS = 900;
+export const ADMIN_TOKEN_TYP = keyPurposes.admin_token.typ;
+const ADMIN_TOKEN_SECONDS = keyPurposes.admin_token.longestSeconds;
 
 const claims = z.strictObject({
   iss: z.string(),
@@ -23,13 +25,13 @@ const claims = z.strictObject({
  */
 export async function signAdminToken(
   keys: SigningKeys,
-  tenant: { readonly id: string; readonly issuer: string },
+  tenant: { readonly id: Id<"tenant">; readonly issuer: string },
   subject: string,
   roles: readonly Role[],
   nowMs: number,
 ): Promise<string> {
   const iat = Math.floor(nowMs / 1000);
-  const signer = await keys.signer(tenant.id);
+  const signer = await keys.signer(tenant.id, "admin_token");
   return signer.sign(ADMIN_TOKEN_TYP, {
     iss: tenant.issuer,
     aud: tenant.issuer,
@@ -41,14 +43,17 @@ export async function signAdminToken(
   });
 }
 
-/** The subject and roles of a valid bootstrap token of this tenant; undefined for anything else. */
+/**
+ * The subject and roles of a bootstrap token that is valid at this generation of the registry; undefined for anything
+ * else. No row stands behind such a token, so that its key is still ours is all that there is to know.
+ */
 export async function verifyAdminToken(
   keys: SigningKeys,
-  tenant: { readonly id: string; readonly issuer: string },
+  tenant: { readonly id: Id<"tenant">; readonly issuer: string; readonly generation: number },
   token: string,
   nowMs: number,
 ): Promise<{ readonly subject: string; readonly roles: readonly Role[] } | undefined> {
-  const parsed = claims.safeParse(await keys.verify(tenant.id, token, ADMIN_TOKEN_TYP));
+  const parsed = claims.safeParse(await keys.verify(tenant.id, token, ADMIN_TOKEN_TYP, tenant.generation));
   if (!parsed.success) return undefined;
   const { iss, aud, sub, iat, exp, roles } = parsed.data;
   const now = nowMs / 1000;

@@ -197,12 +197,13 @@ export function createAuthenticator(deps: AuthenticateDeps): Authenticator {
     tenantName: string,
     issuer: string,
   ): Promise<Principal> => {
-    const admin = await verifyAdminToken(deps.keys, { id: tenant, issuer }, token, deps.now().getTime());
+    // First what the registry is at now: what the token is good for hangs on its key alone, and that may be withdrawn.
+    const { facts } = await confirm(tenant, { source_id: "", claims: {} });
+    const { generation } = facts;
+    const admin = await verifyAdminToken(deps.keys, { id: tenant, issuer, generation }, token, deps.now().getTime());
     if (admin === undefined)
       throw refusal("token_signature_invalid", "this is not a valid admin token; print a new one");
-    const { facts } = await confirm(tenant, { source_id: "", claims: {} });
     if (facts.tenant_state !== "active") throw tenantSuspended();
-    const { generation } = facts;
     return { tenantId: tenant, tenantName, subject: admin.subject, roles: admin.roles, binding: "bearer", generation };
   };
 

@@ -19,7 +19,7 @@ export async function signedIntrospection(
   caller: Principal,
   answer: object,
 ): Promise<string> {
-  const signer = await deps.keys.signer(caller.tenantId);
+  const signer = await deps.keys.signer(caller.tenantId, "introspection");
   return signer.sign("token-introspection+jwt", {
     iss: deps.issuerUrl(caller.tenantName),
     aud: caller.clientId ?? caller.subject,

@@ -3,6 +3,7 @@ import { afterAll, beforeAll, describe, expect, test } from "@jest/globals";
 import { SignJWT } from "jose";
 import { signAdminToken } from "../../src/identity/admin-token.ts";
 import { TASK_DETAILS } from "../../src/issuers/registry.ts";
+import type { Id } from "../../src/lib/ids.ts";
 import { query } from "../queue/servers.ts";
 import { type Answer, type App, startApp } from "../support/app.ts";
 import { anAgent, aTarget, type Seeded, seed } from "../support/seed.ts";
@@ -264,8 +265,9 @@ describe("POST /oauth/token", () => {
 
   test("takes no admin token for a client", async () => {
     const { keys, db } = app.broker;
-    const [tenant] = await db.callAcrossTenants<{ id: string }>("tenant_by_name", ["default"]);
-    const token = await signAdminToken(keys, { id: tenant?.id ?? "", issuer }, "root", ["admin"], Date.now());
+    const [tenant] = await db.callAcrossTenants<{ id: Id<"tenant"> }>("tenant_by_name", ["default"]);
+    if (tenant === undefined) throw new Error("there is no tenant default");
+    const token = await signAdminToken(keys, { id: tenant.id, issuer }, "root", ["admin"], Date.now());
     const form = { token: "x", client_assertion: token, client_assertion_type: JWT_BEARER };
     const answer = await app.call(null, "POST", "/oauth/revoke", new URLSearchParams(form).toString(), {
       "content-type": "application/x-www-form-urlencoded",

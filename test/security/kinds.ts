@@ -1,4 +1,4 @@
-import { createHash, randomUUID } from "node:crypto";
+import { createHash, createPrivateKey, randomUUID } from "node:crypto";
 import { decodeJwt, exportJWK, generateKeyPair, type JWK, SignJWT } from "jose";
 import { signAdminToken } from "../../src/identity/admin-token.ts";
 import { json, type LocalServer, localServer } from "../identity/local-server.ts";
@@ -123,7 +123,19 @@ export async function makeWorld(app: App): Promise<World> {
   const sign = (key: Key, header: object, claims: Claims): Promise<string> =>
     new SignJWT(claims).setProtectedHeader({ alg: key.alg, kid: key.kid, ...header }).sign(key.privateKey);
   const header = (kind: KindName, { typ = kindTypes[kind] }: Made): object => (typ === null ? {} : { typ });
-  const signer = () => app.broker.keys.signer(s.tenantId);
+  // With the very key of access tokens, whatever the typ: Mayfly's own signer would refuse to.
+  const signer = async () => {
+    const { kid } = await app.broker.keys.signer(s.tenantId, "access_token");
+    const { private_sealed: sealed } = await app.broker.db.withTenant({ tenantId: s.tenantId, actor: "test" }, (tx) =>
+      tx.selectFrom("signing_keys").select("private_sealed").where("kid", "=", kid).executeTakeFirstOrThrow(),
+    );
+    if (sealed === null) throw new Error("the active key has no private part");
+    const key = createPrivateKey(app.broker.keySealer.open(sealed, `${s.tenantId}/${kid}`));
+    return {
+      sign: (typ: string, claims: Claims) =>
+        new SignJWT(claims).setProtectedHeader({ alg: "ES256", typ, kid }).sign(key),
+    };
+  };
   const byMayfly =
     (claims: () => Promise<Claims>): Kind["makeByMayfly"] =>
     async (typ) =>
