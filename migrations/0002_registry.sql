@@ -54,7 +54,7 @@ create table mayfly.trust_sources (
   tenant_id text collate "C" not null references mayfly.tenants,
   id text collate "C" not null check (id ~ '^trs_[0-9a-f]{32}$'),
   name text not null,
-  kind text not null check (kind in ('oidc', 'jwks_uri', 'key_set', 'spiffe')),
+  kind text not null check (kind in ('oidc', 'jwks_uri', 'key_set', 'spiffe', 'x509_ca', 'self_signed')),
   issuer text not null,
   settings jsonb not null,
   state text not null default 'active' check (state in ('active', 'disabled')),

@@ -65,6 +65,8 @@ export async function startApi(broker: Broker, options: { readonly validateRepli
     metrics: broker.metrics.registry,
     health: { database: () => db.check(), queue: () => broker.queue.check() },
     validateReplies: options.validateReplies === true,
+    clientCertProxies: config.clientCertProxies,
+    ...(config.tls === undefined ? {} : { tls: { cert: config.tls.cert.reveal(), key: config.tls.key.reveal() } }),
     // Refused proofs are recorded where they are refused, with their tenant; this is everything else (invariant 8).
     async onRefused(principal, refusal) {
       if (refusal.code === "unauthenticated") return;
@@ -88,7 +90,10 @@ export async function startApi(broker: Broker, options: { readonly validateRepli
     },
   });
   const port = await server.start(config.host, config.port);
-  broker.setPublicUrl(`http://${config.host.includes(":") ? `[${config.host}]` : config.host}:${port}`);
+  const host = config.host.includes(":") ? `[${config.host}]` : config.host;
+  broker.setPublicUrl(`http://${host}:${port}`);
+  if (config.tls !== undefined)
+    broker.setTlsUrl(`https://${host}:${await server.startTls(config.host, config.tls.port)}`);
   void broker.refreshKeys();
   const refresh = setInterval(() => void broker.refreshKeys(), KEY_REFRESH_MS);
   refresh.unref();

@@ -63,6 +63,10 @@ export interface Broker extends AsyncDisposable {
   readonly issuerUrl: (tenantName: string) => string;
   /** With port 0 the public URL is known only once the API listens. */
   setPublicUrl(url: string): void;
+  /** Where clients show certificates: the TLS listener, else where proxies end TLS. Absent when nowhere. */
+  readonly mtlsUrl: () => string | undefined;
+  /** The same for the TLS listener. */
+  setTlsUrl(url: string): void;
 }
 
 /** Opens a broker, or fails with what to do about it. Disposing closes everything, the embedded database last. */
@@ -82,6 +86,7 @@ export async function openBroker(config: Config, log: Log): Promise<Broker> {
     closing.unshift(targets);
     const keySealer = createSealer(kek, "signing-key");
     let publicUrl = config.publicUrl;
+    let tlsUrl = config.tls?.publicUrl;
     const fetchJson = createSafeFetch({ allowLoopbackHttp: config.allowLoopbackHttp });
     const publicUrlOf = (): string => publicUrl ?? `http://127.0.0.1:${config.port}`;
     const keyCache = createKeyCache({
@@ -139,6 +144,10 @@ export async function openBroker(config: Config, log: Log): Promise<Broker> {
       issuerUrl: (tenantName) => tenantIssuer(publicUrlOf(), tenantName),
       setPublicUrl(url) {
         publicUrl ??= url;
+      },
+      mtlsUrl: () => tlsUrl ?? (config.clientCertProxies.length > 0 ? publicUrlOf() : undefined),
+      setTlsUrl(url) {
+        tlsUrl ??= url;
       },
       async [Symbol.asyncDispose]() {
         for (const part of closing) await part[Symbol.asyncDispose]();

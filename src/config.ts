@@ -1,19 +1,30 @@
 import { readFileSync } from "node:fs";
+import { BlockList } from "node:net";
 import { resolve } from "node:path";
+import { createSecureContext } from "node:tls";
 import { z } from "zod";
+import { trustNetwork } from "./lib/networks.ts";
 import { Secret } from "./lib/secret.ts";
 
 const levels = ["trace", "debug", "info", "warn", "error", "fatal", "silent"] as const;
 
 /** A whole number in decimal digits, and nothing that only looks like one (`1e3`, `0x10`, ` 5`). */
-function whole(min: number, max: number, byDefault: number) {
+function number(min: number, max: number) {
   return z
     .string()
     .regex(/^(0|[1-9]\d{0,9})$/, "must be a whole number")
     .transform(Number)
-    .pipe(z.number().min(min, `must be at least ${min}`).max(max, `must be at most ${max}`))
-    .default(byDefault);
+    .pipe(z.number().min(min, `must be at least ${min}`).max(max, `must be at most ${max}`));
 }
+
+function whole(min: number, max: number, byDefault: number) {
+  return number(min, max).default(byDefault);
+}
+
+const onOrOff = z
+  .enum(["true", "false"])
+  .default("false")
+  .transform((text) => text === "true");
 
 function secretUrl(...schemes: string[]) {
   return z
@@ -49,10 +60,16 @@ const publicUrl = z
 
 const port = whole(0, 65_535, 8377);
 
-const flag = z
-  .enum(["true", "false"])
-  .default("false")
-  .transform((text) => text === "true");
+const pem = z
+  .string()
+  .transform((text) => new Secret(text))
+  .optional();
+
+const networks = z
+  .string()
+  .transform((text) => text.split(",").map((part) => part.trim()))
+  .refine((parts) => parts.every(isNetwork), "must be addresses or networks like 10.0.0.0/8, with commas between them")
+  .default([]);
 
 const variables = z.strictObject({
   DATABASE_URL: secretUrl("postgres:", "postgresql:"),
@@ -71,15 +88,27 @@ const variables = z.strictObject({
   MAYFLY_SWEEP_SECONDS: whole(1, 60, 5),
   MAYFLY_RECONCILE_SECONDS: whole(10, 86_400, 600),
   MAYFLY_KEY_ROTATION_DAYS: whole(1, 365, 30),
-  MAYFLY_ALLOW_LOOPBACK_HTTP: flag,
-  MAYFLY_DRAFT_OAUTH_SPIFFE_CLIENT_AUTH_02: flag,
+  MAYFLY_ALLOW_LOOPBACK_HTTP: onOrOff,
+  MAYFLY_TLS_PORT: number(0, 65_535).optional(),
+  MAYFLY_TLS_CERT: pem,
+  MAYFLY_TLS_KEY: pem,
+  MAYFLY_TLS_PUBLIC_URL: publicUrl,
+  MAYFLY_CLIENT_CERT_PROXIES: networks,
+  MAYFLY_DRAFT_OAUTH_SPIFFE_CLIENT_AUTH_02: onOrOff,
 });
 
 type Name = keyof typeof variables.shape;
 type Values = z.output<typeof variables>;
 
 /** The variables whose value may come from the file that `<name>_FILE` names. Every secret is one. */
-const fromFile = ["DATABASE_URL", "DATABASE_OWNER_URL", "REDIS_URL", "MAYFLY_KEK"] as const satisfies Name[];
+const fromFile = [
+  "DATABASE_URL",
+  "DATABASE_OWNER_URL",
+  "REDIS_URL",
+  "MAYFLY_KEK",
+  "MAYFLY_TLS_CERT",
+  "MAYFLY_TLS_KEY",
+] as const satisfies Name[];
 
 /** Every variable that is read, in the order of `.env.example`. */
 export const configVariables: readonly string[] = Object.keys(variables.shape).flatMap((name) =>
@@ -115,6 +144,28 @@ const rules: readonly { on: Name; with: readonly Name[]; says: string; holds(val
       !values.MAYFLY_ALLOW_LOOPBACK_HTTP ||
       values.MAYFLY_PUBLIC_URL === undefined ||
       isLoopback(values.MAYFLY_PUBLIC_URL),
+  },
+  {
+    on: "MAYFLY_TLS_PORT",
+    with: ["MAYFLY_TLS_CERT", "MAYFLY_TLS_KEY", "MAYFLY_TLS_PUBLIC_URL"],
+    says: "must be set together with MAYFLY_TLS_CERT and MAYFLY_TLS_KEY, and MAYFLY_TLS_PUBLIC_URL only with them",
+    holds: ({ MAYFLY_TLS_PORT: tlsPort, MAYFLY_TLS_CERT: cert, MAYFLY_TLS_KEY: key, MAYFLY_TLS_PUBLIC_URL: url }) =>
+      tlsPort === undefined
+        ? cert === undefined && key === undefined && url === undefined
+        : cert !== undefined && key !== undefined,
+  },
+  {
+    on: "MAYFLY_TLS_KEY",
+    with: ["MAYFLY_TLS_CERT"],
+    says: "must be the PEM private key of the first certificate of MAYFLY_TLS_CERT",
+    holds: ({ MAYFLY_TLS_CERT: cert, MAYFLY_TLS_KEY: key }) =>
+      cert === undefined || key === undefined || fit(cert, key),
+  },
+  {
+    on: "MAYFLY_TLS_PUBLIC_URL",
+    with: [],
+    says: "must be https",
+    holds: ({ MAYFLY_TLS_PUBLIC_URL: url }) => url === undefined || url.startsWith("https:"),
   },
 ];
 
@@ -155,8 +206,22 @@ export interface Config {
   readonly reconcileSeconds: number;
   readonly keyRotationDays: number;
   readonly allowLoopbackHttp: boolean;
-  /** Whether clients may authenticate with SVIDs (draft-ietf-oauth-spiffe-client-auth-02). */
+  /** The listener that asks clients for a certificate. Absent: there is none. */
+  readonly tls: TlsListener | undefined;
+  /** Addresses and networks of proxies that end TLS and set `Client-Cert` (RFC 9440). Empty: nobody may. */
+  readonly clientCertProxies: readonly string[];
+  /** draft-ietf-oauth-spiffe-client-auth-02 is offered. */
   readonly draftSpiffeClientAuth: boolean;
+}
+
+/** A TLS listener beside the plain one. */
+export interface TlsListener {
+  readonly port: number;
+  /** PEM: its certificate, and the intermediates after it. */
+  readonly cert: Secret;
+  readonly key: Secret;
+  /** Without a slash at its end. Absent when `port` is 0 and nothing was set: then it is the address listened on. */
+  readonly publicUrl: string | undefined;
 }
 
 /**
@@ -198,8 +263,17 @@ export function loadConfig(env: NodeJS.ProcessEnv = process.env): Config {
     reconcileSeconds: data.MAYFLY_RECONCILE_SECONDS,
     keyRotationDays: data.MAYFLY_KEY_ROTATION_DAYS,
     allowLoopbackHttp: data.MAYFLY_ALLOW_LOOPBACK_HTTP,
+    tls: tlsListener(data),
+    clientCertProxies: data.MAYFLY_CLIENT_CERT_PROXIES,
     draftSpiffeClientAuth: data.MAYFLY_DRAFT_OAUTH_SPIFFE_CLIENT_AUTH_02,
   });
+}
+
+function tlsListener(data: Values): TlsListener | undefined {
+  const { MAYFLY_TLS_PORT: tlsPort, MAYFLY_TLS_CERT: cert, MAYFLY_TLS_KEY: key } = data;
+  if (tlsPort === undefined || cert === undefined || key === undefined) return undefined;
+  const byDefault = tlsPort === 0 ? undefined : `https://127.0.0.1:${tlsPort}`;
+  return { port: tlsPort, cert, key, publicUrl: data.MAYFLY_TLS_PUBLIC_URL ?? byDefault };
 }
 
 function readVariables(env: NodeJS.ProcessEnv): { values: Record<string, string>; problems: Map<string, string> } {
@@ -250,4 +324,22 @@ function isLoopback(url: string): boolean {
 
 function userOf(url: Secret): string {
   return decodeURIComponent(new URL(url.reveal()).username);
+}
+
+function isNetwork(text: string): boolean {
+  try {
+    trustNetwork(new BlockList(), text);
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+function fit(cert: Secret, key: Secret): boolean {
+  try {
+    createSecureContext({ cert: cert.reveal(), key: key.reveal() });
+    return true;
+  } catch {
+    return false;
+  }
 }

@@ -3,6 +3,7 @@ import { resolve } from "node:path";
 import { inspect } from "node:util";
 import { expect, test } from "@jest/globals";
 import { configVariables, loadConfig } from "../src/config.ts";
+import { selfSigned } from "./identity/self-signed.ts";
 import { testDirectory } from "./support/directory.ts";
 
 const kek = Buffer.alloc(32, 7).toString("base64url");
@@ -34,6 +35,8 @@ test("with nothing set Mayfly runs by itself, on loopback, with every default", 
     reconcileSeconds: 600,
     keyRotationDays: 30,
     allowLoopbackHttp: false,
+    tls: undefined,
+    clientCertProxies: [],
     draftSpiffeClientAuth: false,
   });
 });
@@ -243,7 +246,7 @@ test("what Kubernetes sets for a service called mayfly is ignored, or explained 
 
 test(".env.example names exactly the variables that are read, in their order, and shows their true defaults", async () => {
   const text = await readFile(new URL("../.env.example", import.meta.url), "utf8");
-  const shown = [...text.matchAll(/^# (example: )?([A-Z][A-Z_0-9]+)=(.+)$/gm)].map(([, example, name, value]) => ({
+  const shown = [...text.matchAll(/^# (example: )?([A-Z][A-Z0-9_]+)=(.+)$/gm)].map(([, example, name, value]) => ({
     name: name ?? "",
     value: value ?? "",
     isDefault: example === undefined,
@@ -253,9 +256,45 @@ test(".env.example names exactly the variables that are read, in their order, an
     shown.filter(({ isDefault }) => isDefault).map(({ name, value }) => [name, value]),
   );
   expect(loadConfig(defaults)).toEqual(loadConfig({}));
-  expect(shown.filter(({ isDefault }) => !isDefault).map(({ name }) => name.replace(/_FILE$/, ""))).toEqual(
-    ["DATABASE_URL", "DATABASE_OWNER_URL", "REDIS_URL", "MAYFLY_KEK"].flatMap((name) => [name, name]),
+  expect(shown.filter(({ isDefault }) => !isDefault).map(({ name }) => name.replace(/_FILE$/, ""))).toEqual([
+    ...["DATABASE_URL", "DATABASE_OWNER_URL", "REDIS_URL", "MAYFLY_KEK"].flatMap((name) => [name, name]),
+    "MAYFLY_TLS_PORT",
+    ...["MAYFLY_TLS_CERT", "MAYFLY_TLS_KEY"].flatMap((name) => [name, name]),
+    "MAYFLY_TLS_PUBLIC_URL",
+    "MAYFLY_CLIENT_CERT_PROXIES",
+  ]);
+});
+
+test("the TLS listener needs its certificate and the key of it, and nothing of it goes without", () => {
+  const { cert, key } = selfSigned("mayfly.test");
+  const env = { MAYFLY_TLS_PORT: "8443", MAYFLY_TLS_CERT: cert, MAYFLY_TLS_KEY: key };
+  const { tls } = loadConfig(env);
+  expect(tls).toMatchObject({ port: 8443, publicUrl: "https://127.0.0.1:8443" });
+  expect(tls?.key.reveal()).toBe(key);
+  expect(loadConfig({ ...env, MAYFLY_TLS_PORT: "0" }).tls?.publicUrl).toBeUndefined();
+  expect(loadConfig({ ...env, MAYFLY_TLS_PUBLIC_URL: "https://mtls.example" }).tls?.publicUrl).toBe(
+    "https://mtls.example",
   );
+  const { MAYFLY_TLS_KEY: _, ...keyless } = env;
+  expect(problems(keyless)).toContain("\n  MAYFLY_TLS_PORT must be set together with");
+  expect(problems({ MAYFLY_TLS_PUBLIC_URL: "https://mtls.example" })).toContain("\n  MAYFLY_TLS_PORT must be set");
+  expect(problems({ ...env, MAYFLY_TLS_PUBLIC_URL: "http://localhost" })).toContain(
+    "\n  MAYFLY_TLS_PUBLIC_URL must be",
+  );
+  const another = problems({ ...env, MAYFLY_TLS_KEY: selfSigned("mayfly.test").key });
+  expect(another).toContain("\n  MAYFLY_TLS_KEY must be the PEM private key");
+  expect(another).not.toContain("BEGIN");
+});
+
+test("proxies are addresses and networks, and nothing that only looks like one", () => {
+  expect(loadConfig({ MAYFLY_CLIENT_CERT_PROXIES: "10.0.0.7, fd00::/8" }).clientCertProxies).toEqual([
+    "10.0.0.7",
+    "fd00::/8",
+  ]);
+  for (const wrong of ["proxy.internal", "10.0.0.0/33", "10.0.0", "10.0.0.1,", "::1/129", "10.0.0.1/8/8", "0.0.0.0/x"])
+    expect(problems({ MAYFLY_CLIENT_CERT_PROXIES: wrong })).toContain(
+      "\n  MAYFLY_CLIENT_CERT_PROXIES must be addresses",
+    );
 });
 
 function problems(env: Record<string, string>): string {

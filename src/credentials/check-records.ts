@@ -1,6 +1,6 @@
 import { mayMintFrom, widenings } from "../delegation/attenuate.ts";
 import type { Child, Parent, TaskBudget } from "../delegation/delegation.ts";
-import { confirmationOf, type Principal } from "../identity/principal.ts";
+import type { Principal } from "../identity/principal.ts";
 import { selfContainedIssuer } from "../issuers/registry.ts";
 import { constantOf } from "../lib/canonical-json.ts";
 import { MayflyError, notFound, type Reason } from "../lib/errors.ts";
@@ -90,7 +90,7 @@ export function checkRecords(facts: MintFacts, request: MintRequest, holder: Pri
 }
 
 function bearerTtlOf({ agent, target }: MintFacts, holder: Principal): number | undefined {
-  const isBearer = confirmationOf(holder) === undefined && selfContainedIssuer(target?.issuer ?? "") !== undefined;
+  const isBearer = holder.confirmation === undefined && selfContainedIssuer(target?.issuer ?? "") !== undefined;
   return isBearer ? (agent?.bearer_ttl_seconds ?? undefined) : undefined;
 }
 
@@ -131,8 +131,7 @@ function childOf({ agent, target, resources }: MintFacts, request: MintRequest, 
     selfContained: selfContainedIssuer(target.issuer) !== undefined,
     actions: request.actions,
     resources,
-    binding: holder.binding,
-    confirmation: confirmationOf(holder),
+    confirmation: holder.confirmation,
     delegation: request.delegation,
   };
 }
@@ -144,7 +143,7 @@ function checkToken({ agent, target }: MintFacts, request: MintRequest, holder: 
       refuse("delegation_not_possible", "only a token of Mayfly can be minted from, not what this target makes");
     return;
   }
-  if (confirmationOf(holder) === undefined && agent?.bearer_ttl_seconds === null)
+  if (holder.confirmation === undefined && agent?.bearer_ttl_seconds === null)
     refuse(
       "binding_required",
       "tokens are bound to a key of their holder: send a DPoP proof (RFC 9449), or a client certificate",

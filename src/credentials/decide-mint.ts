@@ -6,6 +6,7 @@ import type { Policies } from "../policy/policies.ts";
 import type { PolicyDecision, PolicyInput } from "../policy/request.ts";
 import { type CheckedMint, type Lifetime, lifetime, type TtlLimits } from "./check-records.ts";
 import type { MintRequest } from "./mint-facts.ts";
+import { bindingOf } from "./mint-plan.ts";
 
 interface DecideDeps {
   readonly policies: Policies;
@@ -56,7 +57,7 @@ function policyInput(
       ownerId: owner_id,
     })),
     approvals: [],
-    binding: principal.binding,
+    binding: bindingOf(principal, target.issuer),
     delegationDepth: checked.parent?.chain.length ?? 0,
     purpose: constantOf(purpose, ({ id, max_ttl_seconds: maxTtlSeconds, name }) => ({ id, maxTtlSeconds, name })),
     relationships: constantOf(checked.relationships, (them) => [...them]),

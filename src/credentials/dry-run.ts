@@ -50,8 +50,7 @@ export async function dryRun(
   if (agentId === undefined) throw invalid("/agent_id", "is needed: a mint is always by an agent");
   const { agent_id: _, ...request } = asked;
   // An agent asks as it is. For the others: as the agent that proves a key, as it has to.
-  const holder =
-    principal.agentId === undefined ? { ...principal, binding: "dpop" as const, keyThumbprint: "" } : principal;
+  const holder = principal.agentId === undefined ? { ...principal, confirmation: { jkt: "" } } : principal;
   const facts = await deps.sql.facts(principal.tenantId, agentId, request);
   try {
     const checked = checkRecords(facts, request, holder);

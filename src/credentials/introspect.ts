@@ -1,5 +1,5 @@
 import type { Db } from "../db/database.ts";
-import type { RememberedCaller } from "../identity/principal.ts";
+import { type KeyConfirmation, type RememberedCaller, tokenTypeOf } from "../identity/principal.ts";
 import { type OwnTokenDeps, ownToken } from "./own-token.ts";
 
 export interface IntrospectDeps extends OwnTokenDeps {
@@ -60,7 +60,7 @@ export async function introspect(
   const { claims } = own;
   return {
     active: true,
-    token_type: "cnf" in claims ? "DPoP" : "Bearer",
+    token_type: tokenTypeOf(claims["cnf"] as KeyConfirmation | undefined),
     ...Object.fromEntries(shown.filter((name) => name in claims).map((name) => [name, claims[name]])),
   };
 }

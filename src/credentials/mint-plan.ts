@@ -1,4 +1,5 @@
-import { confirmationOf, type Principal } from "../identity/principal.ts";
+import type { Binding, Principal } from "../identity/principal.ts";
+import { selfContainedIssuer } from "../issuers/registry.ts";
 import { MayflyError } from "../lib/errors.ts";
 import { type Id, newId } from "../lib/ids.ts";
 import type { Secret } from "../lib/secret.ts";
@@ -46,6 +47,15 @@ export interface IntentOf {
   readonly signingKid?: string;
 }
 
+/**
+ * How a credential is bound to its holder. A token can name the key that its caller has proven to hold; anything else, a
+ * password say, is held no better than the token that its caller came with.
+ */
+export function bindingOf({ binding, confirmation }: Principal, issuer: string): Binding {
+  if (confirmation === undefined || selfContainedIssuer(issuer) === undefined) return binding;
+  return "jkt" in confirmation ? "dpop" : "mtls";
+}
+
 /** What `mayfly.mint_commit` writes. Member by member: spreading objects of this size was 2 % of a mint. */
 export function intentOf(plan: Plan, principal: Principal, request: MintRequest, made: IntentOf): object {
   const { checked, decision, lifetime: life } = plan;
@@ -63,8 +73,8 @@ export function intentOf(plan: Plan, principal: Principal, request: MintRequest,
     issuer: checked.target.issuer,
     environment: checked.resources[0]?.environment,
     data_class: checked.dataClass,
-    binding: principal.binding,
-    confirmation: confirmationOf(principal),
+    binding: bindingOf(principal, checked.target.issuer),
+    confirmation: principal.confirmation,
     parent_id: checked.parent?.id,
     ancestors: checked.parent?.chain.map(({ id }) => id),
     charged_tasks: checked.parent?.chain.map(({ task_id }) => task_id),

@@ -6,7 +6,7 @@ import { mintOnce } from "./mint-once.ts";
 import { type AgentPrincipal, type Minted, PolicyRefusal } from "./mint-plan.ts";
 
 /** Where agents mint. Refusals there are events of a kind of their own. */
-export const MINT_PATHS: ReadonlySet<string> = new Set(["/v1/credentials", "/oauth/token"]);
+export const MINT_PATHS: ReadonlySet<string> = new Set(["/v1/credentials", "/oauth/token", "/t/{tenant}/oauth/token"]);
 
 /** Refusals that {@link mintRecorded} records itself, with the task and, where policy refused, the decision. */
 export function recordedByMint(code: string): boolean {

@@ -1,6 +1,6 @@
 import type { Db } from "../db/database.ts";
 import { partiesOf } from "../delegation/parties.ts";
-import { confirmationOf, type Principal } from "../identity/principal.ts";
+import { type Principal, tokenTypeOf } from "../identity/principal.ts";
 import type { AnyIssuer } from "../issuers/registry.ts";
 import { selfContainedIssuer } from "../issuers/registry.ts";
 import type { SigningKeys } from "../keys/signing-keys.ts";
@@ -189,7 +189,6 @@ async function mintToken(
   if (outcome === "changed") return undefined;
   return async () => {
     try {
-      const cnf = confirmationOf(principal);
       const iss = deps.issuerUrl(principal.tenantName);
       const token = signer.sign(typ, {
         iss,
@@ -199,10 +198,10 @@ async function mintToken(
         exp: life.expiresMs / 1000,
         jti: plan.id,
         txn: plan.decisionId,
-        ...(cnf === undefined ? {} : { cnf }),
+        ...(principal.confirmation === undefined ? {} : { cnf: principal.confirmation }),
         ...claims,
       });
-      const type = principal.keyThumbprint === undefined ? "Bearer" : "DPoP";
+      const type = tokenTypeOf(principal.confirmation);
       const secret = { access_token: new Secret(token), token_type: type, expires_in: life.ttlSeconds };
       return mintedOf(plan, issuer.revocability, life.ttlSeconds, secret);
     } catch (error) {

@@ -30,7 +30,6 @@ export interface Parent {
   readonly resource_ids: readonly Id<"resource">[];
   readonly data_class: Classification;
   readonly environment: Environment;
-  readonly binding: string;
   readonly confirmation: Readonly<Record<string, string>> | null;
   /** The target whose tokens the parent is one of. */
   readonly target_id: Id<"target">;
@@ -70,7 +69,6 @@ export interface Child {
     readonly classification: Classification;
     readonly environment: Environment;
   }[];
-  readonly binding: string;
   readonly confirmation: Readonly<Record<string, string>> | undefined;
   readonly delegation: Delegation | undefined;
 }

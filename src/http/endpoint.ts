@@ -1,6 +1,6 @@
 import type { IncomingHttpHeaders } from "node:http";
 import type { z } from "zod";
-import type { ClientAssertion, Principal, Role } from "../identity/principal.ts";
+import type { ClientAssertion, ClientCertificate, Principal, Role } from "../identity/principal.ts";
 
 /**
  * The request as it arrived. For proofs that are bound to it (DPoP's `htm` and `htu`, client authentication on
@@ -13,8 +13,16 @@ export interface RequestFacts {
   readonly headers: IncomingHttpHeaders;
   /** The caller's address: the socket's, or what a trusted proxy says. */
   readonly remoteAddress: string;
+  /** By which listener it came: the one that speaks TLS itself, or the plain one. */
+  readonly door: "plain" | "tls";
+  /** The tenant that the path names, as it was sent, where the path names one. */
+  readonly tenantName?: string;
+  /** The certificate of the connection, where the caller has shown one. */
+  readonly certificate?: ClientCertificate;
   /** How the caller proves who it is in the form, where the endpoint takes that. */
   readonly client?: ClientAssertion;
+  /** Whom the form says the caller is, when nothing but a certificate could prove it. */
+  readonly clientId?: string;
 }
 
 /** What a handler is given: everything is parsed and checked, nothing is raw. */
@@ -65,7 +73,8 @@ export interface Endpoint<Params = unknown, Query = unknown, Body = unknown> {
   readonly body?: z.ZodType<Body>;
   /** `form`: application/x-www-form-urlencoded with no parameter twice (RFC 6749 §3.1). Default `json`. */
   readonly bodyKind?: "json" | "form";
-  /** The caller may prove who it is by `client_assertion` in the form instead of `Authorization` (RFC 7521 §4.2). */
+  /** The caller may prove who it is by the form instead of `Authorization`: `client_assertion` (RFC 7521 §4.2), or
+   * `client_id` and a certificate (RFC 8705 §2). */
   readonly clientAssertion?: true;
   /** Requires `If-Match` (428 without). */
   readonly conditional?: boolean;

@@ -19,6 +19,7 @@ export const securityHeaders: Readonly<Record<string, string>> = {
 
 const single = new Set([
   "authorization",
+  "client-cert",
   "content-encoding",
   "content-type",
   "dpop",

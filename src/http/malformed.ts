@@ -23,7 +23,13 @@ export function answerMalformed(
   exchanges: Exchanges,
   log: Log,
 ): void {
-  if (error.code === "ECONNRESET" || !socket.writable || !exchanges.yieldSocket(socket)) {
+  // Without a handshake there is nobody who could read an answer.
+  if (
+    error.code === "ECONNRESET" ||
+    /^ERR_(SSL|TLS)_/.test(error.code ?? "") ||
+    !socket.writable ||
+    !exchanges.yieldSocket(socket)
+  ) {
     socket.destroy();
     return;
   }

@@ -1,8 +1,10 @@
 import type { IncomingHttpHeaders } from "node:http";
+import { TLSSocket } from "node:tls";
 import type { Certainty, Principal } from "../identity/principal.ts";
 import { type ErrorCode, MayflyError, type Reason } from "../lib/errors.ts";
 import type { Answer } from "./answer.ts";
-import { clientAssertionOf } from "./client-assertion.ts";
+import { clientOf } from "./client-assertion.ts";
+import type { ReadCertificate } from "./client-certificate.ts";
 import type { Endpoint, RequestFacts } from "./endpoint.ts";
 import { clientGone, type Exchange, type Run } from "./exchange.ts";
 import type { FailedAuthLimit } from "./failed-auth-limit.ts";
@@ -39,6 +41,7 @@ export interface RunDeps {
   readonly idempotency: IdempotencyStore;
   readonly onRefused: OnRefused;
   readonly failedAuth: FailedAuthLimit;
+  readonly readCertificate: ReadCertificate;
   /** Checks every reply against what its endpoint declares, and fails when it differs. For tests. */
   readonly validateReplies: boolean;
 }
@@ -64,9 +67,14 @@ export function runEndpoint(endpoint: Endpoint, deps: RunDeps): Run {
     const { req, requestId } = exchange;
     assertHeadersOnce(req);
     const limit = endpoint.bodyLimitBytes ?? DEFAULT_BODY_LIMIT_BYTES;
+    const isPublic = endpoint.allow === "public";
     const form = endpoint.clientAssertion ? await readRawBody(req, limit) : undefined;
-    const facts = factsOf(exchange);
-    const request = form === undefined ? facts : { ...facts, ...clientAssertionOf(req, form) };
+    const certificate = isPublic ? undefined : deps.readCertificate(req);
+    const request: RequestFacts = {
+      ...factsOf(exchange),
+      ...(certificate === undefined ? {} : { certificate }),
+      ...(form === undefined ? {} : clientOf(req, form, certificate !== undefined)),
+    };
     const authenticate = async (certainty: Certainty): Promise<Principal> => {
       const caller = await deps.authenticate(req.headers, request, certainty);
       exchange.principal = caller;
@@ -78,7 +86,6 @@ export function runEndpoint(endpoint: Endpoint, deps: RunDeps): Run {
       return caller;
     };
     const authenticateAgain = () => authenticate("again");
-    const isPublic = endpoint.allow === "public";
     const principal = isPublic ? nobody : await authenticate(endpoint.remembersCaller ? "remembered" : "now");
     const ifMatch = endpoint.conditional === true ? ifMatchOf(req) : undefined;
     const raw = form ?? (await readRawBody(req, limit));
@@ -181,5 +188,13 @@ const nobody = new Proxy({} as Principal, {
 });
 
 function factsOf({ req }: Exchange): RequestFacts {
-  return { method: req.method, path: req.path, headers: req.headers, remoteAddress: req.ip ?? "" };
+  const { tenant } = req.params;
+  return {
+    method: req.method,
+    path: req.path,
+    headers: req.headers,
+    remoteAddress: req.ip ?? "",
+    door: req.socket instanceof TLSSocket ? "tls" : "plain",
+    ...(typeof tenant === "string" ? { tenantName: tenant } : {}),
+  };
 }

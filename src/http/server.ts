@@ -1,10 +1,13 @@
+import { constants } from "node:crypto";
 import { createServer, IncomingMessage, type Server, type ServerOptions, ServerResponse } from "node:http";
+import { createServer as createTlsServer } from "node:https";
 import type { AddressInfo } from "node:net";
 import express, { type ErrorRequestHandler, type Express, type RequestHandler } from "express";
 import type { Registry } from "prom-client";
 import { MayflyError, notFound } from "../lib/errors.ts";
 import type { Log } from "../lib/log.ts";
 import { assertEndpoints, byPath, routePatternOf } from "./catalogue.ts";
+import { certificateReader } from "./client-certificate.ts";
 import type { Endpoint } from "./endpoint.ts";
 import { createExchanges, type Exchanges, type Run } from "./exchange.ts";
 import { createFailedAuthLimit } from "./failed-auth-limit.ts";
@@ -60,6 +63,10 @@ export interface HttpServerOptions {
   readonly limits?: Partial<HttpLimits>;
   /** Addresses (or networks) of proxies whose `X-Forwarded-For` is believed. Default: none. */
   readonly trustProxy?: readonly string[];
+  /** Addresses or networks of proxies whose `Client-Cert` is believed (RFC 9440). Default: none. */
+  readonly clientCertProxies?: readonly string[];
+  /** PEM. With it there is a second listener, which speaks TLS and asks every client for a certificate. */
+  readonly tls?: { readonly cert: string; readonly key: string };
   /** Checks every reply against its declaration: on in tests, where a difference must fail. */
   readonly validateReplies?: boolean;
   readonly version?: string;
@@ -70,6 +77,8 @@ export interface HttpServer {
   readonly server: Server;
   /** Listens and gives the bound port; `0` picks a free one. */
   start(host: string, port: number): Promise<number>;
+  /** The same for the listener that speaks TLS. Rejects when the server was made without it. */
+  startTls(host: string, port: number): Promise<number>;
   /**
    * Stops accepting, lets what is in flight finish within the limit, then closes every connection, which aborts
    * the rest. Whether everything had finished. Later calls get the same answer.
@@ -86,33 +95,57 @@ export function createHttpServer(options: HttpServerOptions): HttpServer {
     handlerTimeoutMs: limits.handlerTimeoutMs,
   });
   const app = createApp(options, exchanges);
-  const server = createServer(
-    {
-      headersTimeout: limits.headersTimeoutMs,
-      requestTimeout: limits.requestTimeoutMs,
-      keepAliveTimeout: limits.keepAliveTimeoutMs,
-      connectionsCheckingInterval: limits.connectionsCheckingIntervalMs,
-      maxHeaderSize: limits.maxHeaderBytes,
-      requireHostHeader: false,
-      ...bornAsExpress(app),
-    },
-    app,
-  );
-  server.on("checkExpectation", exchanges.serve("unmatched", refuseExpectation));
-  // One more than we accept, because Node drops the surplus in silence and we want to see it.
-  server.maxHeadersCount = MAX_HEADERS + 1;
-  server.maxRequestsPerSocket = limits.maxRequestsPerSocket;
-  server.maxConnections = limits.maxConnections;
-  server.on("clientError", (error, socket) => answerMalformed(error, socket, exchanges, options.log));
+  const http = {
+    headersTimeout: limits.headersTimeoutMs,
+    requestTimeout: limits.requestTimeoutMs,
+    keepAliveTimeout: limits.keepAliveTimeoutMs,
+    connectionsCheckingInterval: limits.connectionsCheckingIntervalMs,
+    maxHeaderSize: limits.maxHeaderBytes,
+    requireHostHeader: false,
+    ...bornAsExpress(app),
+  };
+  const server = createServer(http, app);
+  const tlsServer =
+    options.tls === undefined
+      ? undefined
+      : createTlsServer(
+          { ...http, ...askingForCertificates, ...options.tls, handshakeTimeout: limits.headersTimeoutMs },
+          app,
+        );
+  const servers = tlsServer === undefined ? [server] : [server, tlsServer];
+  for (const one of servers) {
+    one.on("checkExpectation", exchanges.serve("unmatched", refuseExpectation));
+    // One more than we accept, because Node drops the surplus in silence and we want to see it.
+    one.maxHeadersCount = MAX_HEADERS + 1;
+    one.maxRequestsPerSocket = limits.maxRequestsPerSocket;
+    one.maxConnections = limits.maxConnections;
+    one.on("clientError", (error, socket) => answerMalformed(error, socket, exchanges, options.log));
+  }
 
   let stopping: Promise<boolean> | undefined;
   return {
     app,
     server,
     start: (host, port) => listen(server, host, port),
-    stop: () => (stopping ??= stop(server, exchanges, limits.stopTimeoutMs)),
+    async startTls(host, port) {
+      if (tlsServer === undefined) throw new TypeError("this server has no TLS listener");
+      return listen(tlsServer, host, port);
+    },
+    stop: () => (stopping ??= stop(servers, exchanges, limits.stopTimeoutMs)),
   };
 }
+
+/**
+ * Any certificate is let in: trust is each tenant's own, and is decided where the tenant is known. A connection shows one
+ * certificate in a full handshake and never another: no renegotiation, and no session is resumed (reliability D14: what
+ * is resumed was verified at another time).
+ */
+const askingForCertificates = {
+  minVersion: "TLSv1.2",
+  requestCert: true,
+  rejectUnauthorized: false,
+  secureOptions: constants.SSL_OP_NO_TICKET | constants.SSL_OP_NO_RENEGOTIATION,
+} as const;
 
 /**
  * Requests and responses that have express's prototypes from their birth. Express would give them theirs on arrival,
@@ -150,6 +183,7 @@ function createApp(options: HttpServerOptions, exchanges: Exchanges): Express {
     idempotency: options.idempotency,
     onRefused: options.onRefused,
     failedAuth: createFailedAuthLimit(),
+    readCertificate: certificateReader(options.clientCertProxies ?? []),
     validateReplies: options.validateReplies === true,
   };
   for (const [path, endpoints] of byPath(options.endpoints)) {
@@ -224,16 +258,16 @@ function listen(server: Server, host: string, port: number): Promise<number> {
   });
 }
 
-async function stop(server: Server, exchanges: Exchanges, limitMs: number): Promise<boolean> {
+async function stop(servers: readonly Server[], exchanges: Exchanges, limitMs: number): Promise<boolean> {
   exchanges.drain();
-  const closed = new Promise<void>((resolve) => server.close(() => resolve()));
+  const closed = Promise.all(servers.map((server) => new Promise<void>((resolve) => server.close(() => resolve()))));
   let timer: NodeJS.Timeout | undefined;
   const late = new Promise<false>((resolve) => {
     timer = setTimeout(() => resolve(false), limitMs);
   });
   const finished = await Promise.race([exchanges.idle().then(() => true), late]);
   clearTimeout(timer);
-  server.closeAllConnections();
+  for (const server of servers) server.closeAllConnections();
   await closed;
   return finished;
 }

@@ -6,15 +6,25 @@ import type { SigningKeys } from "../keys/signing-keys.ts";
 import { MayflyError } from "../lib/errors.ts";
 import { type Id, SYSTEM_TENANT } from "../lib/ids.ts";
 import { ADMIN_TOKEN_TYP, verifyAdminToken } from "./admin-token.ts";
-import { type ClaimCondition, mappedRoles, meetsCondition } from "./claim-conditions.ts";
+import { createCertificateLogin } from "./authenticate-certificate.ts";
 import { JWT_SPIFFE } from "./client-assertion.ts";
 import type { KeyCache } from "./key-cache.ts";
 import { createKnownCallers, type KnownCaller } from "./known-callers.ts";
-import type { Certainty, ClientAssertion, Principal } from "./principal.ts";
+import type { Certainty, ClientAssertion, ClientCertificate, KeyConfirmation, Principal } from "./principal.ts";
+import {
+  type AuthFacts,
+  type Proven,
+  principalOf,
+  refusal,
+  type Source,
+  tenantSuspended,
+  unknownIssuer,
+} from "./principal-of.ts";
 import type { SignatureAlgorithm } from "./public-jwk.ts";
+import { weakKey } from "./read-certificate.ts";
 import { tenantIssuer, tenantNameOf } from "./tenant-issuer.ts";
-import { type TrustSource, trustSourceSchema } from "./trust-source.ts";
-import { type PeekedToken, peekToken, type VerifiedToken, verifyToken } from "./verify-token.ts";
+import { type TokenSource, trustSourceSchema, vouchesByTokens } from "./trust-source.ts";
+import { type Confirmation, type PeekedToken, peekToken, type VerifiedToken, verifyToken } from "./verify-token.ts";
 
 export interface AuthenticateDeps {
   readonly db: Db;
@@ -26,32 +36,22 @@ export interface AuthenticateDeps {
   readonly config: { readonly draftSpiffeClientAuth: boolean };
 }
 
-/** Who calls, by `Authorization` or a client assertion; throws `unauthenticated` with a stable reason, already in the audit. */
+/** What of a request says who sent it, besides its headers. */
+interface Presented {
+  readonly method: string;
+  readonly client?: ClientAssertion;
+  readonly clientId?: string;
+  readonly certificate?: ClientCertificate;
+  /** The tenant that the path names: then the caller is of no other. */
+  readonly tenantName?: string;
+}
+
+/** Who calls, by `Authorization`, a client assertion, or `client_id` and a certificate; throws `unauthenticated` with a stable reason, already in the audit. */
 export type Authenticator = (
   headers: IncomingHttpHeaders,
-  request: { readonly method: string; readonly client?: ClientAssertion },
+  request: Presented,
   certainty?: Certainty,
 ) => Promise<Principal>;
-
-interface Source {
-  readonly id: Id<"trustSource">;
-  readonly version: number;
-  readonly config: TrustSource;
-}
-
-/** What `mayfly.authenticate` answers about a token whose signature is good. */
-interface AuthFacts {
-  readonly generation: number;
-  readonly tenant_state: "active" | "suspended";
-  readonly source_version: number | null;
-  readonly source_state: "active" | "disabled" | null;
-  readonly fresh: boolean;
-  readonly identities: readonly {
-    readonly id: Id<"identity">;
-    readonly agent_id: Id<"agent">;
-    readonly conditions: readonly ClaimCondition[];
-  }[];
-}
 
 /** More claims than this are not looked up as anchors; no issuer we know comes near. */
 const MAX_ANCHORS = 40;
@@ -107,7 +107,7 @@ export function createAuthenticator(deps: AuthenticateDeps): Authenticator {
 
   const authenticateToken = async (
     token: string,
-    assertion: ClientAssertion | undefined,
+    { client: assertion, certificate }: Presented,
     certainty: Certainty,
     at: { tenant: Id<"tenant"> },
   ): Promise<Principal> => {
@@ -145,14 +145,17 @@ export function createAuthenticator(deps: AuthenticateDeps): Authenticator {
         if (!fresh && (await isOutdated(tenant, source))) continue;
         throw refusal(verified.refusal.code, verified.refusal.detail);
       }
-      if (verified.token.confirmation.kind !== "bearer")
+      const { confirmation: bound } = verified.token;
+      if (!isProven(bound, certificate))
         throw refusal("token_binding_unproven", "the token is bound to a key, and no proof of possession was accepted");
       const { singleUse } = verified.token;
       const consume = certainty !== "again" ? singleUse : undefined;
       const { facts } = await confirm(tenant, confirmation(source, verified.token, consume));
       if (facts.source_version !== source.version && !fresh) continue;
-      const principal = principalOf(tenant, tenantName, source, verified.token, facts);
-      if (singleUse === undefined && assertion === undefined)
+      const { claims, subject } = verified.token;
+      const proven: Proven = { claims, subject, clientId: subject, binding: bound.kind };
+      const principal = principalOf({ id: tenant, name: tenantName }, source, proven, facts);
+      if (singleUse === undefined && assertion === undefined && bound.kind === "bearer")
         callers.remember(token, knownCallerOf(principal, source, verified.token, peek.token));
       return principal;
     }
@@ -161,7 +164,7 @@ export function createAuthenticator(deps: AuthenticateDeps): Authenticator {
 
   const knownCallerOf = (
     principal: Principal,
-    source: Source,
+    source: Source<TokenSource>,
     token: VerifiedToken,
     { kid, alg }: PeekedToken,
   ): KnownCaller => ({
@@ -178,12 +181,32 @@ export function createAuthenticator(deps: AuthenticateDeps): Authenticator {
     tenant: Id<"tenant">,
     issuers: readonly string[],
     fresh: boolean,
-  ): Promise<Source | undefined> => {
+  ): Promise<Source<TokenSource> | undefined> => {
     for (const issuer of issuers) {
       const source = await sourceOf(tenant, issuer, fresh);
-      if (source !== undefined) return source;
+      if (source !== undefined && vouchesByTokens(source.config)) return { ...source, config: source.config };
     }
     return undefined;
+  };
+
+  const byCertificate = createCertificateLogin({
+    ...deps,
+    offersSpiffe: deps.config.draftSpiffeClientAuth,
+    sourceOf,
+    confirm,
+  });
+  const authenticateCertificate = async (
+    { clientId, certificate, tenantName }: Presented,
+    at: { tenant: Id<"tenant"> },
+  ): Promise<Principal> => {
+    if (tenantName === undefined)
+      throw refusal("tenant_missing", "a certificate is for the tenant's own endpoints: see its mtls_endpoint_aliases");
+    const tenant = await tenantId(tenantName);
+    if (tenant === undefined) throw refusal("client_unknown", "there is no such tenant");
+    at.tenant = tenant;
+    if (certificate === undefined) throw refusal("certificate_missing", "the connection has shown no certificate");
+    if (clientId === undefined) throw refusal("client_id_missing", "client_id is needed beside a certificate");
+    return byCertificate({ id: tenant, name: tenantName }, clientId, certificate);
   };
 
   const isOutdated = async (tenant: Id<"tenant">, source: Source): Promise<boolean> => {
@@ -210,9 +233,15 @@ export function createAuthenticator(deps: AuthenticateDeps): Authenticator {
   return async (headers, request, certainty = "now") => {
     const at: { tenant: Id<"tenant"> } = { tenant: SYSTEM_TENANT };
     try {
-      const { client } = request;
-      const token = client === undefined ? bearerOf(headers.authorization) : client.assertion;
-      return await authenticateToken(token, client, certainty, at);
+      const { client, clientId, certificate, tenantName } = request;
+      const hasToken = client !== undefined || headers.authorization !== undefined;
+      const principal =
+        !hasToken && (tenantName !== undefined || (clientId !== undefined && certificate !== undefined))
+          ? await authenticateCertificate(request, at)
+          : await authenticateToken(client?.assertion ?? bearerOf(headers.authorization), request, certainty, at);
+      if (tenantName !== undefined && tenantName !== principal.tenantName)
+        throw refusal("token_audience_mismatch", "the token is for another tenant than the one of the path");
+      return certificate === undefined ? principal : { ...principal, confirmation: confirmationBy(certificate) };
     } catch (error) {
       if (error instanceof MayflyError && error.code === "unauthenticated") {
         await deps.record(at.tenant, {
@@ -224,6 +253,18 @@ export function createAuthenticator(deps: AuthenticateDeps): Authenticator {
       throw error;
     }
   };
+}
+
+/** Whether the caller holds the key that its token is bound to. A DPoP proof is not taken here. */
+function isProven(bound: Confirmation, certificate: ClientCertificate | undefined): boolean {
+  return bound.kind === "bearer" || (bound.kind === "mtls" && bound.x5tS256 === certificate?.thumbprint);
+}
+
+/** What is minted is bound to the key of the connection (RFC 8705 §3), whoever made the certificate, if the key is strong. */
+function confirmationBy({ leaf, thumbprint }: ClientCertificate): KeyConfirmation {
+  const weakness = weakKey(leaf);
+  if (weakness !== undefined) throw refusal("certificate_weak", `the certificate is too weak: ${weakness}`);
+  return { "x5t#S256": thumbprint };
 }
 
 function bearerOf(authorization: string | undefined): string {
@@ -249,60 +290,4 @@ function confirmation(source: Source, token: VerifiedToken, consume: VerifiedTok
     jti_hash: createHash("sha256").update(jti).digest("hex"),
     ...(consume === undefined ? {} : { jti_expires_ms: consume.keepUntil.getTime() }),
   };
-}
-
-/** One identity makes it an agent, role mappings make it a human or an orchestrator; never both, never ambiguous. */
-function principalOf(
-  tenant: Id<"tenant">,
-  tenantName: string,
-  source: Source,
-  token: VerifiedToken,
-  facts: AuthFacts,
-): Principal {
-  if (facts.tenant_state !== "active") throw tenantSuspended();
-  if (facts.source_version !== source.version || facts.source_state !== "active") throw unknownIssuer();
-  if (!facts.fresh) throw refusal("token_replayed", "this token may be used once and has been; send a new one");
-
-  const matching = facts.identities.filter((identity) =>
-    identity.conditions.every((condition) => meetsCondition(condition, token.claims)),
-  );
-  const subject = `${source.id}|${token.subject}`;
-  const { generation } = facts;
-  const common = {
-    tenantId: tenant,
-    tenantName,
-    binding: "bearer" as const,
-    generation,
-    trustSourceId: source.id,
-    clientId: token.subject,
-  };
-  const [identity, second] = matching;
-  const roles = mappedRoles(source.config.role_mappings, token.claims);
-  if (second !== undefined || (identity !== undefined && roles.length > 0))
-    throw refusal("identity_ambiguous", "the token fits more than one identity; an admin must make them distinct");
-  if (identity !== undefined)
-    return {
-      ...common,
-      subject: identity.agent_id,
-      roles: ["agent"],
-      agentId: identity.agent_id,
-      identityId: identity.id,
-    };
-  if (roles.length === 0)
-    throw refusal("identity_unknown", "the token is genuine, but no identity or role mapping fits it");
-  return { ...common, subject, roles };
-}
-
-function refusal(code: string, detail: string): MayflyError {
-  if (code === "keys_unavailable" || code === "keys_stale")
-    return new MayflyError("unavailable", detail, { reasons: [{ code, detail }], retryAfterSeconds: 5 });
-  return new MayflyError("unauthenticated", detail, { reasons: [{ code, detail }] });
-}
-
-function unknownIssuer(): MayflyError {
-  return refusal("token_issuer_unknown", "no trust source of the tenant answers for this issuer");
-}
-
-function tenantSuspended(): MayflyError {
-  return refusal("tenant_suspended", "the tenant is suspended");
 }

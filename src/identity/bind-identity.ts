@@ -2,6 +2,7 @@ import type { Tx } from "../db/database.ts";
 import { invalid, MayflyError } from "../lib/errors.ts";
 import type { Id } from "../lib/ids.ts";
 import { areDisjoint, missingCondition, missingPin } from "./broad-claims.ts";
+import { canonicalIp, certificateAnchors } from "./certificate-claims.ts";
 import type { ClaimCondition } from "./claim-conditions.ts";
 import { parseSpiffeId } from "./spiffe-id.ts";
 
@@ -28,6 +29,8 @@ export async function checkIdentity(tx: Tx, tenantId: Id<"tenant">, identity: Ne
     .forNoKeyUpdate()
     .executeTakeFirstOrThrow();
   if (source.kind === "spiffe") checkSpiffe(identity, source.issuer);
+  if (source.kind === "x509_ca") checkCertificateAnchor(identity);
+  if (source.kind === "self_signed") checkSelfSigned(identity, source.issuer);
   const anchor = { claim: identity.anchor_claim, value: identity.anchor_value };
   const missing =
     missingCondition(anchor, identity.conditions) ??
@@ -62,4 +65,33 @@ function checkSpiffe({ anchor_claim: claim, anchor_value: value }: NewIdentity, 
   const id = parseSpiffeId(value);
   if (id === undefined || id.path === "" || `spiffe://${id.trustDomain}` !== issuer)
     throw invalid("/anchor_value", `must be the SPIFFE ID of one workload in ${issuer}`);
+}
+
+/** Exactly one of the five names of RFC 8705 §2.1.2, in the spelling that a certificate is read in: no other would ever match. */
+function checkCertificateAnchor({ anchor_claim: claim, anchor_value: value }: NewIdentity): void {
+  switch (claim) {
+    case "san_dns":
+      if (!/^[a-z0-9_-]+(\.[a-z0-9_-]+)*$/.test(value))
+        throw invalid("/anchor_value", "must be a DNS name in lower case");
+      return;
+    case "san_ip":
+      if (canonicalIp(value) !== value)
+        throw invalid("/anchor_value", "must be an IP address in its shortest spelling");
+      return;
+    case "subject_dn":
+      if (!/^[A-Za-z0-9.]+=/.test(value) || /, | ,/.test(value))
+        throw invalid("/anchor_value", "must be a distinguished name as RFC 4514 writes it: CN=agent-1,O=Example");
+      return;
+    case "san_uri":
+    case "san_email":
+      if (!/^[\x21-\x7e]+$/.test(value)) throw invalid("/anchor_value", "must be printable ASCII without spaces");
+      return;
+    default:
+      throw invalid("/anchor_claim", `a certificate is told by one of ${certificateAnchors.join(", ")}`);
+  }
+}
+
+function checkSelfSigned({ anchor_claim: claim, anchor_value: value }: NewIdentity, issuer: string): void {
+  if (claim !== "sub" || value !== issuer)
+    throw invalid("/anchor_value", "the one client of this trust source is told by sub, which is the source's issuer");
 }

@@ -1,7 +1,7 @@
 import type { Claims } from "./claim-conditions.ts";
 import type { ClientAssertion } from "./principal.ts";
 import { type Refusal, refuse } from "./refusal.ts";
-import type { TrustSource } from "./trust-source.ts";
+import type { TokenSource } from "./trust-source.ts";
 
 /** RFC 7523 §2.2. */
 const JWT_BEARER = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
@@ -12,7 +12,7 @@ export const JWT_SPIFFE = "urn:ietf:params:oauth:client-assertion-type:jwt-spiff
 const MAX_AHEAD_SECONDS = 300;
 
 /** Whether a client made the assertion itself (`private_key_jwt`: its issuer is its subject). Else a workload's issuer did. */
-export function isSelfIssued(claims: Claims, source: TrustSource): boolean {
+export function isSelfIssued(claims: Claims, source: TokenSource): boolean {
   return source.kind !== "spiffe" && claims.iss === claims.sub;
 }
 
@@ -24,7 +24,7 @@ export function isSelfIssued(claims: Claims, source: TrustSource): boolean {
  */
 export function checkAssertion(
   claims: Claims,
-  source: TrustSource,
+  source: TokenSource,
   form: ClientAssertion,
   now: Date,
   draftSpiffe: boolean,

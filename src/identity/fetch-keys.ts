@@ -1,7 +1,7 @@
 import { parseFetchUrl } from "./fetch-url.ts";
 import { KeySetError } from "./key-set.ts";
 import type { FetchedJson, SafeFetch } from "./safe-fetch.ts";
-import type { TrustSource } from "./trust-source.ts";
+import type { TokenSource } from "./trust-source.ts";
 
 /** Where a key document was read and its entity tag, to ask for it again only if it has changed. */
 export interface Validator {
@@ -16,7 +16,7 @@ export interface FetchedKeys {
 }
 
 /** Whether the source's keys are fetched. Else they are pinned in its configuration. */
-export function isRemote(source: TrustSource): boolean {
+export function isRemote(source: TokenSource): boolean {
   return (
     source.kind === "oidc" ||
     source.kind === "jwks_uri" ||
@@ -29,7 +29,7 @@ export function isRemote(source: TrustSource): boolean {
  * of the discovery document, which must name the very same issuer (OpenID Connect Discovery §4.3).
  */
 export async function fetchKeys(
-  source: TrustSource,
+  source: TokenSource,
   fetchJson: SafeFetch,
   previous: Validator | undefined,
 ): Promise<FetchedKeys> {
@@ -39,7 +39,7 @@ export async function fetchKeys(
   return { answer, validator: answer.etag === undefined ? undefined : { url, etag: answer.etag } };
 }
 
-async function keysUrl(source: TrustSource, fetchJson: SafeFetch): Promise<string> {
+async function keysUrl(source: TokenSource, fetchJson: SafeFetch): Promise<string> {
   if (source.kind === "jwks_uri") return source.jwks_uri;
   if (source.kind === "spiffe" && source.bundle_url !== undefined) return source.bundle_url;
   if (source.kind !== "oidc") throw new KeySetError("the trust source has no remote keys");

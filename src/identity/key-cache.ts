@@ -1,3 +1,4 @@
+import type { X509Certificate } from "node:crypto";
 import { fetchKeys, isRemote, type Validator } from "./fetch-keys.ts";
 import {
   type FindKeys,
@@ -11,13 +12,13 @@ import {
 } from "./key-set.ts";
 import { type Refusal, refuse } from "./refusal.ts";
 import { type SafeFetch, SafeFetchError } from "./safe-fetch.ts";
-import type { TrustSource } from "./trust-source.ts";
+import type { TokenSource } from "./trust-source.ts";
 
 /** A stored trust source. A new `version` means new configuration: nothing of the old one's keys is kept. */
 export interface RegisteredSource {
   readonly id: string;
   readonly version: number;
-  readonly config: TrustSource;
+  readonly config: TokenSource;
   /** SPIFFE: no bundle with a lower sequence is taken. Absent when none has been read for this version. */
   readonly leastSequence?: number;
 }
@@ -51,6 +52,8 @@ export interface KeyCache {
   keysOf(source: RegisteredSource): FindKeys;
   /** The sequence of the bundle held for this version of a source. Absent when it says none, or none is held. */
   sequenceOf(source: Pick<RegisteredSource, "id" | "version">): number | undefined;
+  /** The anchors of a SPIFFE trust domain's X.509-SVIDs, from the same set as its keys and by the same rules of age. */
+  authoritiesOf(source: RegisteredSource): Promise<readonly X509Certificate[] | Refusal>;
   /** Fetches what is due. Call it from a timer, every few seconds, so that idle sources stay fresh too. */
   refreshDue(): Promise<void>;
   /** Drops a source that was deleted or suspended. */
@@ -74,6 +77,7 @@ interface Entry {
   readonly source: RegisteredSource;
   readonly find: FindKeys;
   leastSequence: number | undefined;
+  readonly held: () => Promise<KeySet | Refusal>;
   set?: KeySet;
   validator: Validator | undefined;
   /** When the publisher last said that `set` is what it publishes. */
@@ -93,27 +97,38 @@ interface Entry {
  */
 export function createKeyCache(options: KeyCacheOptions): KeyCache {
   const entries = new Map<string, Entry>();
+  const entryOf = (source: RegisteredSource): Entry => {
+    const known = entries.get(source.id);
+    if (known !== undefined && known.source.version >= source.version) {
+      if (known.source.version === source.version) raiseSequence(known, source.leastSequence);
+      return known;
+    }
+    const remote = isRemote(source.config);
+    const imported = once(() => importPinned(source, options));
+    const entry: Entry = {
+      source,
+      find: remote
+        ? (kid, algorithm) => find(entry, kid, algorithm, options)
+        : async (kid, algorithm) => {
+            const set = await imported();
+            return "code" in set ? { refusal: set } : pinned(set)(kid, algorithm);
+          },
+      held: remote ? () => heldSet(entry, options) : imported,
+      leastSequence: source.leastSequence,
+      validator: undefined,
+      confirmedAt: Number.NEGATIVE_INFINITY,
+      refreshAt: Number.NEGATIVE_INFINITY,
+      attemptedAt: Number.NEGATIVE_INFINITY,
+      failures: 0,
+    };
+    entries.set(source.id, entry);
+    return entry;
+  };
   return {
-    keysOf(source) {
-      const known = entries.get(source.id);
-      if (known !== undefined && known.source.version >= source.version) {
-        if (known.source.version === source.version) raiseSequence(known, source.leastSequence);
-        return known.find;
-      }
-      const entry: Entry = {
-        source,
-        find: isRemote(source.config)
-          ? (kid, algorithm) => find(entry, kid, algorithm, options)
-          : findPinned(source, options),
-        leastSequence: source.leastSequence,
-        validator: undefined,
-        confirmedAt: Number.NEGATIVE_INFINITY,
-        refreshAt: Number.NEGATIVE_INFINITY,
-        attemptedAt: Number.NEGATIVE_INFINITY,
-        failures: 0,
-      };
-      entries.set(source.id, entry);
-      return entry.find;
+    keysOf: (source) => entryOf(source).find,
+    async authoritiesOf(source) {
+      const set = await entryOf(source).held();
+      return "code" in set ? set : set.authorities;
     },
     sequenceOf({ id, version }) {
       const entry = entries.get(id);
@@ -137,18 +152,14 @@ export function createKeyCache(options: KeyCacheOptions): KeyCache {
 }
 
 /** Keys in the configuration: imported at the first use, the same for ever. */
-function findPinned(source: RegisteredSource, options: KeyCacheOptions): FindKeys {
-  const { config } = source;
-  const imported = once(async (): Promise<FindKeys> => {
-    const document = config.kind === "key_set" ? config.jwks : config.kind === "spiffe" ? config.bundle : undefined;
-    try {
-      return pinned(await importKeySet(document, config.kind === "spiffe" ? "jwt-svid" : "sig", config.algorithms));
-    } catch (error) {
-      options.report?.(failure(source.id, error));
-      return () => ({ refusal: unavailable() });
-    }
-  });
-  return async (kid, algorithm) => (await imported())(kid, algorithm);
+async function importPinned({ id, config }: RegisteredSource, options: KeyCacheOptions): Promise<KeySet | Refusal> {
+  const document = config.kind === "key_set" ? config.jwks : config.kind === "spiffe" ? config.bundle : undefined;
+  try {
+    return await importKeySet(document, config.kind === "spiffe" ? "jwt-svid" : "sig", config.algorithms);
+  } catch (error) {
+    options.report?.(failure(id, error));
+    return unavailable();
+  }
 }
 
 async function find(
@@ -165,28 +176,39 @@ async function find(
   return keys.length > 0 ? { keys } : { refusal: unknownKey() };
 }
 
-/**
- * With nothing to answer from, a short wait is better than a refusal: the source may have been registered just now. Bundles
- * are read in the background from the moment that their source exists, so there is nothing to wait for.
- */
 async function findAfterFetch(
   entry: Entry,
   ...[kid, algorithm, options]: [...Parameters<FindKeys>, KeyCacheOptions]
 ): Promise<KeyAnswer> {
+  const set = await fetchedSet(entry, options);
+  return "code" in set ? { refusal: set } : await pinned(set)(kid, algorithm);
+}
+
+/** The set that may be used now; a due refresh runs behind it. */
+async function heldSet(entry: Entry, options: KeyCacheOptions): Promise<KeySet | Refusal> {
+  const usable = usableSet(entry, options.nowMs());
+  if (usable === undefined) return fetchedSet(entry, options);
+  if (isDue(entry, options.nowMs())) void refresh(entry, options);
+  return usable;
+}
+
+/**
+ * With nothing to answer from, a short wait is better than a refusal: the source may have been registered just now. Bundles
+ * are read in the background from the moment that their source exists, so there is nothing to wait for.
+ */
+async function fetchedSet(entry: Entry, options: KeyCacheOptions): Promise<KeySet | Refusal> {
   const waits = entry.source.config.kind !== "spiffe";
   if (waits && (entry.inFlight !== undefined || isDue(entry, options.nowMs()))) {
     await atMost(options.firstFetchWaitMs ?? 2000, refresh(entry, options));
   }
-  const set = usableSet(entry, options.nowMs());
-  if (set === undefined) return { refusal: entry.set === undefined ? unavailable() : stale() };
-  return await pinned(set)(kid, algorithm);
+  return usableSet(entry, options.nowMs()) ?? (entry.set === undefined ? unavailable() : stale());
 }
 
 function usableSet(entry: Entry, now: number): KeySet | undefined {
   return now - entry.confirmedAt < maxAgeMs(entry.source.config) ? entry.set : undefined;
 }
 
-function maxAgeMs(config: TrustSource): number {
+function maxAgeMs(config: TokenSource): number {
   return "keys_max_age_seconds" in config ? config.keys_max_age_seconds * 1000 : 0;
 }
 
@@ -242,7 +264,7 @@ function raiseSequence(entry: Entry, sequence: number | undefined): void {
 
 class SequenceWentBack extends KeySetError {}
 
-function refreshAfterMs(config: TrustSource, set: KeySet, maxAgeSeconds: number | undefined): number {
+function refreshAfterMs(config: TokenSource, set: KeySet, maxAgeSeconds: number | undefined): number {
   const wanted =
     config.kind === "spiffe"
       ? (set.refreshHintSeconds ?? DEFAULT_BUNDLE_REFRESH_MS / 1000)

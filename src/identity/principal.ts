@@ -1,3 +1,4 @@
+import type { X509Certificate } from "node:crypto";
 import type { Id } from "../lib/ids.ts";
 
 /** What a caller may do. `operator` works across tenants (in the system tenant) and never within one. */
@@ -6,6 +7,14 @@ export type Role = (typeof roles)[number];
 
 /** How the caller is bound to its token. `bearer`: whoever holds the text holds the rights. */
 export type Binding = "bearer" | "dpop" | "mtls";
+
+/** A key as `cnf` names it (RFC 7800): its RFC 7638 thumbprint (RFC 9449 §6.1), or its certificate's (RFC 8705 §3.1). */
+export type KeyConfirmation = { readonly jkt: string } | { readonly "x5t#S256": string };
+
+/** How a token that is bound to this key is shown (RFC 9449 §5, RFC 8705 §3: one that is bound to a certificate is Bearer). */
+export function tokenTypeOf(confirmation: KeyConfirmation | undefined): "Bearer" | "DPoP" {
+  return confirmation !== undefined && "jkt" in confirmation ? "DPoP" : "Bearer";
+}
 
 /** Anyone authenticated, and how. `subject` is stable and unique in the tenant; it is what audit events call the actor. */
 export interface Principal {
@@ -20,15 +29,10 @@ export interface Principal {
   readonly agentId?: Id<"agent">;
   readonly identityId?: Id<"identity">;
   readonly trustSourceId?: Id<"trustSource">;
-  /** The key that the caller has proven to hold (RFC 7638 thumbprint), when `binding` is `dpop`. */
-  readonly keyThumbprint?: string;
+  /** The key that the caller has proven to hold for this request: what is minted for it is bound to that key. */
+  readonly confirmation?: KeyConfirmation;
   /** What the caller calls itself: the `sub` of its token, and its `client_id` in OAuth. */
   readonly clientId?: string;
-}
-
-/** The key that the caller has proven to hold, as a token that is bound to it names it (RFC 7800 `cnf`); undefined for bearers. */
-export function confirmationOf({ keyThumbprint }: Principal): Readonly<Record<string, string>> | undefined {
-  return keyThumbprint === undefined ? undefined : { jkt: keyThumbprint };
 }
 
 /**
@@ -49,4 +53,16 @@ export interface ClientAssertion {
   readonly type: string;
   readonly assertion: string;
   readonly clientId: string | undefined;
+}
+
+/**
+ * The certificate of the connection that a request came by. That the caller holds its key is proven, by us or by a trusted
+ * proxy; whether anybody vouches for it is for a trust source to say, and no byte of it is verified.
+ */
+export interface ClientCertificate {
+  readonly leaf: X509Certificate;
+  /** What the caller sent along to find a way to an anchor: in no order, neither verified nor needed. */
+  readonly chain: readonly X509Certificate[];
+  /** `x5t#S256` (RFC 8705 §3.1): base64url of the SHA-256 of the DER. */
+  readonly thumbprint: string;
 }

@@ -1,5 +1,5 @@
 /**
- * Why a token was not accepted. The code is the contract: it appears in audit events, metrics and problem documents
+ * Why a token or a certificate was not accepted. The code is the contract: it appears in audit events, metrics and problem documents
  * and never changes its meaning.
  */
 export const refusalCodes = [
@@ -27,6 +27,26 @@ export const refusalCodes = [
   "client_assertion_type_not_allowed",
   /** The form's `client_id` is not whom the client assertion is about. */
   "client_id_mismatch",
+  /** A client that names itself (`client_id`) and proves nothing, or proves something and does not name itself. */
+  "certificate_missing",
+  "client_id_missing",
+  /** No trust source of the tenant answers for this `client_id`, or not by certificate. */
+  "client_unknown",
+  /** The path does not name the tenant, and a certificate does not either. */
+  "tenant_missing",
+  "certificate_malformed",
+  /** Its key, or the algorithm of a signature. */
+  "certificate_weak",
+  /** No path to an anchor of the client's trust source, or not the certificate that is registered. */
+  "certificate_untrusted",
+  "certificate_expired",
+  "certificate_not_yet_valid",
+  /** A CA's certificate, or one for other purposes. */
+  "certificate_not_for_clients",
+  /** Trusted, and no X.509-SVID. */
+  "certificate_not_svid",
+  /** The trust source demands something else of its certificates. */
+  "certificate_conditions_not_met",
   /** No key of the trust source could have made the signature. */
   "token_key_unknown",
   "token_signature_invalid",
@@ -40,7 +60,7 @@ export const refusalCodes = [
 ] as const;
 export type RefusalCode = (typeof refusalCodes)[number];
 
-/** A refusal as data. `detail` says what to change and never repeats a byte of the token. It fits `Reason` of `lib/errors.ts`. */
+/** A refusal as data. `detail` says what to change and never repeats a byte of the token or the certificate. It fits `Reason` of `lib/errors.ts`. */
 export interface Refusal {
   readonly code: RefusalCode;
   readonly detail: string;

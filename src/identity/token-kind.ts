@@ -1,7 +1,7 @@
 import { isSelfIssued } from "./client-assertion.ts";
 import type { DecodedToken } from "./decode-token.ts";
 import { type Refusal, refuse } from "./refusal.ts";
-import type { TrustSource } from "./trust-source.ts";
+import type { TokenSource } from "./trust-source.ts";
 
 /** Explicit types (RFC 8725 §3.11) of tokens that are not a proof of identity, and what they are called. */
 const otherKinds: Readonly<Record<string, string>> = {
@@ -54,7 +54,7 @@ export function shortType(typ: string): string {
  */
 export function checkKind(
   token: DecodedToken,
-  source: TrustSource,
+  source: TokenSource,
   asked: "token" | "client assertion",
 ): Refusal | undefined {
   const claim = Object.keys(otherKindClaims).find((name) => Object.hasOwn(token.claims, name));

@@ -1,6 +1,6 @@
 import type { Claims } from "./claim-conditions.ts";
 import { type Refusal, refuse } from "./refusal.ts";
-import { MAX_TOKEN_AGE_SECONDS, type TrustSource } from "./trust-source.ts";
+import { MAX_TOKEN_AGE_SECONDS, type TokenSource } from "./trust-source.ts";
 
 /** How far ahead of ours an issuer's clock may be, in seconds (FAPI 2.0 §5.3.2.1: at least 10, at most 60). */
 const MAX_CLOCK_AHEAD_SECONDS = 10;
@@ -10,7 +10,7 @@ const MAX_CLOCK_AHEAD_SECONDS = 10;
  * `iat` and `nbf` may be {@link MAX_CLOCK_AHEAD_SECONDS} ahead. The age counts from `iat`; a JWT-SVID may lack it,
  * and then must end within the allowed age from now.
  */
-export function checkTimes(claims: Claims, source: TrustSource, now: Date): Refusal | undefined {
+export function checkTimes(claims: Claims, source: TokenSource, now: Date): Refusal | undefined {
   const { exp, iat, nbf } = claims;
   const seconds = now.getTime() / 1000;
   // Every comparison below is false for NaN, which would accept. A broken clock accepts nothing.

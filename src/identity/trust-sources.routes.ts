@@ -15,20 +15,32 @@ export interface TrustSourceDeps extends CollectionDeps {
   readonly fetchJson: SafeFetch;
 }
 
-const [oidc, jwksUri, keySet, spiffe] = trustSourceSchema.options;
+const [oidc, jwksUri, keySet, spiffe, x509Ca, selfSigned] = trustSourceSchema.options;
 const named = { name: thingName };
 const create = z.discriminatedUnion("kind", [
   oidc.safeExtend(named),
   jwksUri.safeExtend(named),
   keySet.safeExtend(named),
   spiffe.safeExtend(named),
+  x509Ca.safeExtend(named),
+  selfSigned.safeExtend(named),
 ]);
 
-const kinds = ["oidc", "jwks_uri", "key_set", "spiffe"] as const;
+const kinds = ["oidc", "jwks_uri", "key_set", "spiffe", "x509_ca", "self_signed"] as const;
 const states = ["active", "disabled"] as const;
 
 /** Every setting of every kind, each on its own and without its default; the kind's schema judges them together. */
-const { kind: _, issuer: __, ...everySetting } = { ...spiffe.shape, ...keySet.shape, ...jwksUri.shape, ...oidc.shape };
+const {
+  kind: _,
+  issuer: __,
+  ...everySetting
+} = {
+  ...selfSigned.shape,
+  ...spiffe.shape,
+  ...keySet.shape,
+  ...jwksUri.shape,
+  ...oidc.shape,
+};
 const settings = Object.fromEntries(
   Object.entries(everySetting).map(([name, schema]) => [
     name,
@@ -43,6 +55,8 @@ const update = z.strictObject({
   bundle: z.union([z.null(), settings["bundle"] ?? z.never()]).optional(),
   bundle_url: z.union([z.null(), settings["bundle_url"] ?? z.never()]).optional(),
   bundle_profile: z.union([z.null(), settings["bundle_profile"] ?? z.never()]).optional(),
+  certificates: z.union([z.null(), settings["certificates"] ?? z.never()]).optional(),
+  jwks: z.union([z.null(), settings["jwks"] ?? z.never()]).optional(),
 }) as unknown as z.ZodType<{ name?: string } & Settings>;
 
 const keyCheck = z.strictObject({
@@ -52,7 +66,7 @@ const keyCheck = z.strictObject({
   problem: z.string().nullable(),
 }) satisfies z.ZodType<KeyCheck>;
 
-/** Trust sources: whose tokens prove who somebody is. Their kind and issuer never change. */
+/** Trust sources: whose tokens or certificates prove who somebody is. Their kind and issuer never change. */
 export function trustSourceEndpoints(deps: TrustSourceDeps): Endpoint[] {
   const sources = collectionRoutes<"trust_sources", z.output<typeof create>, { name?: string } & Settings>(deps, {
     path: "/v1/trust-sources",

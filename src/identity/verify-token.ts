@@ -9,7 +9,7 @@ import { type Refusal, refuse } from "./refusal.ts";
 import { parseSpiffeId } from "./spiffe-id.ts";
 import { checkKind } from "./token-kind.ts";
 import { checkTimes } from "./token-times.ts";
-import type { TrustSource } from "./trust-source.ts";
+import type { TokenSource } from "./trust-source.ts";
 
 /** What {@link peekToken} says about a token. UNVERIFIED: good for choosing a tenant and a trust source, nothing else. */
 export interface PeekedToken {
@@ -103,7 +103,7 @@ export function peekToken(token: string): Peek {
  * about time, issuer and audience is checked before a key is asked for, what the source demands only afterwards:
  * forged tokens neither cause fetches nor learn the conditions.
  */
-export async function verifyToken(token: string, source: TrustSource, options: VerifyOptions): Promise<Verification> {
+export async function verifyToken(token: string, source: TokenSource, options: VerifyOptions): Promise<Verification> {
   const decoding = decodeToken(token);
   if (!decoding.ok) return decoding;
   const decoded = decoding.token;
@@ -127,7 +127,7 @@ export async function verifyToken(token: string, source: TrustSource, options: V
   return { ok: true, token: { ...toVerifiedToken(decoded.claims, source, confirmation, singleUse, selfIssued), key } };
 }
 
-function checkAlgorithm(token: DecodedToken, source: TrustSource): Refusal | undefined {
+function checkAlgorithm(token: DecodedToken, source: TokenSource): Refusal | undefined {
   if (!(source.algorithms as readonly string[]).includes(token.alg)) {
     return refuse("token_alg_not_allowed", `the trust source accepts ${source.algorithms.join(", ")} and nothing else`);
   }
@@ -138,7 +138,7 @@ function checkAlgorithm(token: DecodedToken, source: TrustSource): Refusal | und
     : undefined;
 }
 
-function checkIssuer(claims: Claims, source: TrustSource): Refusal | undefined {
+function checkIssuer(claims: Claims, source: TokenSource): Refusal | undefined {
   const { iss, sub } = claims;
   if (sub === undefined) return missing("sub");
   if (!isName(sub, 2048)) return notAName("sub");
@@ -200,7 +200,7 @@ export async function isSignedBy(key: CryptoKey, token: string, { alg, payload }
   }
 }
 
-function checkDemands(claims: Claims, source: TrustSource): Refusal | undefined {
+function checkDemands(claims: Claims, source: TokenSource): Refusal | undefined {
   const absent = source.required_claims.find((name) => (claimAt(claims, name) ?? undefined) === undefined);
   if (absent !== undefined) return missing(absent);
   if (claims.jti !== undefined && !isName(claims.jti, 256)) {
@@ -213,7 +213,7 @@ function checkDemands(claims: Claims, source: TrustSource): Refusal | undefined 
     : refuse("token_conditions_not_met", `the trust source demands another value of the claim ${unmet.claim}`);
 }
 
-function confirmationOf(claims: Claims, source: TrustSource): Confirmation | Refusal {
+function confirmationOf(claims: Claims, source: TokenSource): Confirmation | Refusal {
   if (source.binding === "bearer") {
     // RFC 7800 §3.1: a token with cnf is for its key's holder. To take it without a proof would be a downgrade.
     return claims.cnf === undefined
@@ -233,7 +233,7 @@ function confirmationOf(claims: Claims, source: TrustSource): Confirmation | Ref
 
 function toVerifiedToken(
   claims: Claims,
-  source: TrustSource,
+  source: TokenSource,
   confirmation: Confirmation,
   singleUse: boolean,
   selfIssued: boolean,

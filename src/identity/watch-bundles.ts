@@ -1,7 +1,7 @@
 import type { Db } from "../db/database.ts";
 import type { Id } from "../lib/ids.ts";
 import type { KeyCache } from "./key-cache.ts";
-import { trustSourceSchema } from "./trust-source.ts";
+import { tokenSourceSchema } from "./trust-source.ts";
 
 /** The bundles of all tenants' SPIFFE trust sources, for one process. Each call rejects when the database does not answer. */
 export interface BundleWatch {
@@ -65,7 +65,7 @@ async function tell(db: Db, keyCache: KeyCache, { tenantId, id, version, sequenc
       .where("version", "=", version)
       .executeTakeFirst(),
   );
-  const parsed = trustSourceSchema.safeParse({ kind: row?.kind, issuer: row?.issuer, ...row?.settings });
+  const parsed = tokenSourceSchema.safeParse({ kind: row?.kind, issuer: row?.issuer, ...row?.settings });
   if (!parsed.success) return false;
   const floor = sequence === null ? {} : { leastSequence: sequence };
   keyCache.keysOf({ id, version, config: parsed.data, ...floor });

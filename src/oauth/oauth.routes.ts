@@ -11,7 +11,11 @@ import { issueToken } from "./token.ts";
 
 interface OAuthDeps extends RecordedMintDeps, RevokeTokenDeps, HolderDeps {
   readonly introspection: IntrospectSql;
-  readonly config: { readonly draftSpiffeClientAuth: boolean };
+  readonly config: {
+    readonly tls: unknown;
+    readonly clientCertProxies: readonly string[];
+    readonly draftSpiffeClientAuth: boolean;
+  };
 }
 
 // RFC 6749 §3.2: unknown parameters are ignored, at every OAuth endpoint.
@@ -28,35 +32,53 @@ const tokenForm = z.object({
 });
 const aToken = z.object({ token: z.string().min(1), token_type_hint: z.string().optional() });
 
-const TOKEN_PATH = "/oauth/token";
-
-/** The OAuth authorization server of each tenant: metadata, token, introspection, revocation. */
+/**
+ * The OAuth authorization server of each tenant: metadata, token, introspection, revocation. Where clients show certificates
+ * the last three exist a second time, at paths that name the tenant: `mtls_endpoint_aliases` (RFC 8705 §5).
+ */
 export function oauthEndpoints(deps: OAuthDeps): Endpoint[] {
+  const { tls, clientCertProxies, draftSpiffeClientAuth } = deps.config;
+  const takesCertificates = tls !== undefined || clientCertProxies.length > 0;
+  return [
+    metadataEndpoint(deps, draftSpiffeClientAuth),
+    ...clientEndpoints(deps, "", z.strictObject({})),
+    ...(takesCertificates ? clientEndpoints(deps, "/t/{tenant}", z.strictObject({ tenant: z.string() })) : []),
+  ];
+}
+
+function metadataEndpoint(deps: OAuthDeps, draftSpiffeClientAuth: boolean): Endpoint {
+  return endpoint({
+    method: "get",
+    path: METADATA_PATH,
+    summary: "The tenant's authorization server metadata (RFC 8414)",
+    tag: "oauth",
+    allow: "public",
+    params: z.strictObject({ tenant: z.string().max(63) }),
+    replies: { 200: z.looseObject({ issuer: z.string() }) },
+    async handle({ params: { tenant: tenantName } }) {
+      const [tenant] = await deps.db.callAcrossTenants<{ id: string }>("tenant_by_name", [tenantName]);
+      if (tenant === undefined) throw notFound();
+      const url = deps.mtlsUrl();
+      const mtls = url === undefined ? undefined : { url, tenantName };
+      return {
+        status: 200,
+        body: serverMetadata(deps.publicUrl(), deps.issuerUrl(tenantName), { mtls, draftSpiffeClientAuth }),
+        headers: { "cache-control": "public, max-age=300" },
+      };
+    },
+  });
+}
+
+/** The endpoints that authenticate clients. `base` is empty, or the part of the path that names the tenant. */
+function clientEndpoints(deps: OAuthDeps, base: "" | "/t/{tenant}", params: z.ZodType<object>): Endpoint[] {
   return [
     endpoint({
-      method: "get",
-      path: METADATA_PATH,
-      summary: "The tenant's authorization server metadata (RFC 8414)",
-      tag: "oauth",
-      allow: "public",
-      params: z.strictObject({ tenant: z.string().max(63) }),
-      replies: { 200: z.looseObject({ issuer: z.string() }) },
-      async handle({ params }) {
-        const [tenant] = await deps.db.callAcrossTenants<{ id: string }>("tenant_by_name", [params.tenant]);
-        if (tenant === undefined) throw notFound();
-        return {
-          status: 200,
-          body: serverMetadata(deps.publicUrl(), deps.issuerUrl(params.tenant), deps.config),
-          headers: { "cache-control": "public, max-age=300" },
-        };
-      },
-    }),
-    endpoint({
       method: "post",
-      path: TOKEN_PATH,
+      path: `${base}/oauth/token`,
       summary:
         "An access token for one task: by client credentials (RFC 6749 §4.4, RFC 9396, RFC 8707), or from another one (RFC 8693)",
       tag: "oauth",
+      params,
       allow: ["agent"],
       remembersCaller: true,
       clientAssertion: true,
@@ -75,15 +97,20 @@ export function oauthEndpoints(deps: OAuthDeps): Endpoint[] {
         }),
       },
       async handle(call) {
-        const { caller, headers } = await holderOf(deps, call, TOKEN_PATH);
+        const { caller, headers } = await holderOf(
+          deps,
+          call,
+          `${base.replace("{tenant}", call.principal.tenantName)}/oauth/token`,
+        );
         return { status: 200, body: await issueToken(deps, caller), headers };
       },
     }),
     endpoint({
       method: "post",
-      path: "/oauth/introspect",
+      path: `${base}/oauth/introspect`,
       summary: "Whether a token that Mayfly signed is alive at this moment (RFC 7662, signed: RFC 9701)",
       tag: "oauth",
+      params,
       allow: ["agent", "orchestrator", "auditor", "admin"],
       remembersCaller: true,
       clientAssertion: true,
@@ -104,9 +131,10 @@ export function oauthEndpoints(deps: OAuthDeps): Endpoint[] {
     }),
     endpoint({
       method: "post",
-      path: "/oauth/revoke",
+      path: `${base}/oauth/revoke`,
       summary: "Take back a token (RFC 7009): an agent its own, others any",
       tag: "oauth",
+      params,
       allow: ["agent", "orchestrator", "admin"],
       clientAssertion: true,
       bodyKind: "form",

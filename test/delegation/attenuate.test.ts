@@ -98,7 +98,8 @@ function holderOf(drawn: Drawn): Principal {
     roles: ["agent"],
     generation: 1,
     agentId: agents[drawn.agent] as Id<"agent">,
-    ...(drawn.key < 0 ? { binding: "bearer" } : { binding: "dpop", keyThumbprint: `key-${drawn.key}` }),
+    binding: "bearer",
+    ...(drawn.key < 0 ? {} : { confirmation: { jkt: `key-${drawn.key}` } }),
   };
 }
 
@@ -190,8 +191,7 @@ function rowOf(drawn: Drawn, facts: MintFacts, life: Lifetime, parent: Parent | 
     resource_ids: facts.resources.map((resource) => resource.id),
     data_class: dataClass as Parent["data_class"],
     environment: facts.resources[0]?.environment ?? "staging",
-    binding: holder.binding,
-    confirmation: holder.keyThumbprint === undefined ? null : { jkt: holder.keyThumbprint },
+    confirmation: holder.confirmation === undefined ? null : { ...holder.confirmation },
     target_id: facts.target?.id as Id<"target">,
     delegation: delegationOf(drawn) ?? null,
     chain: [
@@ -274,7 +274,7 @@ describe("invariant 7: authority only narrows along a chain", () => {
             !(
               given.agent_id !== holder.agentId &&
               given.confirmation !== null &&
-              given.confirmation["jkt"] === holder.keyThumbprint
+              JSON.stringify(given.confirmation) === JSON.stringify(holder.confirmation)
             );
           const narrower =
             isWithin(powers(child), powers(given)) &&

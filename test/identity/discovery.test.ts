@@ -1,7 +1,7 @@
 import { describe, expect, test } from "@jest/globals";
 import { createKeyCache, type KeyEvent, type RegisteredSource } from "../../src/identity/key-cache.ts";
 import { createSafeFetch, type SafeFetch } from "../../src/identity/safe-fetch.ts";
-import { trustSourceSchema } from "../../src/identity/trust-source.ts";
+import { tokenSourceSchema } from "../../src/identity/trust-source.ts";
 import { verifyToken } from "../../src/identity/verify-token.ts";
 import { audience, issuer, keys, now, token } from "./fixtures.ts";
 import { localServer } from "./local-server.ts";
@@ -19,7 +19,7 @@ describe("discovery, against a real server", () => {
       response.writeHead(isDiscovery || request.url === "/keys" ? 200 : 404, { "content-type": "application/json" });
       response.end(JSON.stringify(isDiscovery ? document(server.origin) : { keys: [keys.p256.jwk] }));
     });
-    const source = registered(trustSourceSchema.parse({ kind: "oidc", issuer: server.origin + path }));
+    const source = registered(tokenSourceSchema.parse({ kind: "oidc", issuer: server.origin + path }));
     const events: KeyEvent[] = [];
     const cache = createKeyCache({ fetchJson: safeFetch, nowMs: () => 0, report: (event) => events.push(event) });
     const compact = token({ iss: source.config.issuer });
@@ -62,7 +62,7 @@ describe("discovery, against a real server", () => {
       urls.push(url);
       return { status: "fresh", document: { issuer, jwks_uri: "http://localhost:9200/" } };
     };
-    const source = registered(trustSourceSchema.parse({ kind: "oidc", issuer }));
+    const source = registered(tokenSourceSchema.parse({ kind: "oidc", issuer }));
     const cache = createKeyCache({ fetchJson, nowMs: () => 0 });
     await expect(
       verifyToken(token(), source.config, { audience, keys: cache.keysOf(source), now }),
@@ -80,7 +80,7 @@ describe("discovery, against a real server", () => {
       return { status: "fresh", document: { keys: [] }, etag: '"v1"' };
     };
     const cache = createKeyCache({ fetchJson, nowMs: () => clock });
-    cache.keysOf(registered(trustSourceSchema.parse({ kind: "oidc", issuer })));
+    cache.keysOf(registered(tokenSourceSchema.parse({ kind: "oidc", issuer })));
     for (; clock < 5e6; clock += 1e6) await cache.refreshDue();
     expect(sent).toEqual([undefined, '"v1"', undefined, '"v1"', '"v1"']);
   });

@@ -10,7 +10,7 @@ import {
 import type { FindKeys } from "../../src/identity/key-set.ts";
 import { importKeySet, pinned } from "../../src/identity/key-set.ts";
 import { signatureAlgorithms } from "../../src/identity/public-jwk.ts";
-import { type TrustSource, trustSourceSchema } from "../../src/identity/trust-source.ts";
+import { type TokenSource, tokenSourceSchema } from "../../src/identity/trust-source.ts";
 
 export const issuer = "https://issuer.example";
 export const audience = "https://mayfly.example/t/acme";
@@ -118,8 +118,8 @@ export function token(claims: object = {}, header: object = {}, key = keys.p256,
 }
 
 /** A pinned source that takes every algorithm, so that a refusal is never for want of a longer list. */
-export function keySetSource(changes: object = {}): TrustSource {
-  return trustSourceSchema.parse({
+export function keySetSource(changes: object = {}): TokenSource {
+  return tokenSourceSchema.parse({
     kind: "key_set",
     issuer,
     jwks,
@@ -129,7 +129,7 @@ export function keySetSource(changes: object = {}): TrustSource {
   });
 }
 
-export async function finderOf(source: TrustSource): Promise<FindKeys> {
+export async function finderOf(source: TokenSource): Promise<FindKeys> {
   const document = source.kind === "key_set" ? source.jwks : source.kind === "spiffe" ? source.bundle : { keys: [] };
   return pinned(await importKeySet(document, source.kind === "spiffe" ? "jwt-svid" : "sig", source.algorithms));
 }
@@ -140,8 +140,8 @@ export function bundle(...members: TestKey[]): { keys: object[]; spiffe_sequence
   return { keys: members.map(({ jwk }) => ({ ...jwk, use: "jwt-svid" })), spiffe_sequence: 1 };
 }
 
-export function spiffeSource(changes: object = {}): TrustSource {
-  return trustSourceSchema.parse({
+export function spiffeSource(changes: object = {}): TokenSource {
+  return tokenSourceSchema.parse({
     kind: "spiffe",
     issuer: trustDomain,
     bundle: bundle(keys.p256, keys.rsa),

@@ -1,7 +1,7 @@
 import { describe, expect, test } from "@jest/globals";
 import { createKeyCache, type KeyEvent, type RegisteredSource } from "../../src/identity/key-cache.ts";
 import { type FetchedJson, type SafeFetch, SafeFetchError } from "../../src/identity/safe-fetch.ts";
-import { trustSourceSchema } from "../../src/identity/trust-source.ts";
+import { tokenSourceSchema } from "../../src/identity/trust-source.ts";
 import { verifyToken } from "../../src/identity/verify-token.ts";
 import {
   audience,
@@ -26,10 +26,10 @@ const registered = (config: RegisteredSource["config"], version = 1): Registered
   config,
 });
 const jwksUri = (changes: object = {}) =>
-  registered(trustSourceSchema.parse({ kind: "jwks_uri", issuer, jwks_uri: `${issuer}/keys`, ...changes }));
+  registered(tokenSourceSchema.parse({ kind: "jwks_uri", issuer, jwks_uri: `${issuer}/keys`, ...changes }));
 const remoteSpiffe = (changes: object = {}) =>
   registered(
-    trustSourceSchema.parse({
+    tokenSourceSchema.parse({
       kind: "spiffe",
       issuer: trustDomain,
       bundle_url: "https://spire.example/b",

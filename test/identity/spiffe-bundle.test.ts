@@ -2,7 +2,7 @@ import { afterAll, beforeAll, describe, expect, test } from "@jest/globals";
 import { createKeyCache, type KeyEvent, type RegisteredSource } from "../../src/identity/key-cache.ts";
 import { importKeySet } from "../../src/identity/key-set.ts";
 import { createSafeFetch } from "../../src/identity/safe-fetch.ts";
-import { trustSourceSchema } from "../../src/identity/trust-source.ts";
+import { tokenSourceSchema } from "../../src/identity/trust-source.ts";
 import { verifyToken } from "../../src/identity/verify-token.ts";
 import { createBundleWatch } from "../../src/identity/watch-bundles.ts";
 import { type App, startApp } from "../support/app.ts";
@@ -49,7 +49,7 @@ async function federation(first: object, settings: object = {}) {
   const events: KeyEvent[] = [];
   let clock = 1_000_000;
   const cache = createKeyCache({ fetchJson: safeFetch, nowMs: () => clock, report: (event) => events.push(event) });
-  const config = trustSourceSchema.parse({
+  const config = tokenSourceSchema.parse({
     kind: "spiffe",
     issuer: trustDomain,
     bundle_url: endpoint.url,
@@ -182,7 +182,7 @@ describe("a SPIFFE bundle endpoint (profile https_web, against a real server)", 
     let clock = 0;
     const cache = createKeyCache({ fetchJson: safeFetch, nowMs: () => clock });
     const settings = { bundle_url: endpoint.url, bundle_profile: "https_web" };
-    const config = trustSourceSchema.parse({ kind: "spiffe", issuer: trustDomain, ...settings });
+    const config = tokenSourceSchema.parse({ kind: "spiffe", issuer: trustDomain, ...settings });
     const source: RegisteredSource = { id: "trs_1", version: 1, config };
     const ask = async (compact: string): Promise<string> => {
       const result = await verifyToken(compact, config, { audience, keys: cache.keysOf(source), now });
@@ -209,7 +209,7 @@ describe("a SPIFFE bundle endpoint (profile https_web, against a real server)", 
       ([issuer, endpoint], index): RegisteredSource => ({
         id: `trs_${index}`,
         version: 1,
-        config: trustSourceSchema.parse({
+        config: tokenSourceSchema.parse({
           kind: "spiffe",
           issuer,
           bundle_url: (endpoint as Endpoint).url,
@@ -302,7 +302,7 @@ test.each([
   ["a private address", { bundle_url: "https://10.0.0.1/b", bundle_profile: "https_web" }, "bundle_url"],
   ["the metadata service", { bundle_url: "https://169.254.169.254/b", bundle_profile: "https_web" }, "bundle_url"],
 ])("the triple of an endpoint is explicit and sane: %s is refused", (_name, settings, at) => {
-  const parsed = trustSourceSchema.safeParse({ kind: "spiffe", issuer: trustDomain, ...settings });
+  const parsed = tokenSourceSchema.safeParse({ kind: "spiffe", issuer: trustDomain, ...settings });
   expect(parsed.error?.issues.map(({ path }) => path[0])).toEqual([at]);
 });
 

@@ -2,7 +2,7 @@ import { afterAll, beforeAll, beforeEach, describe, expect, test } from "@jest/g
 import { fetchKeys } from "../../src/identity/fetch-keys.ts";
 import { KeySetError } from "../../src/identity/key-set.ts";
 import { createSafeFetch } from "../../src/identity/safe-fetch.ts";
-import { trustSourceSchema } from "../../src/identity/trust-source.ts";
+import { tokenSourceSchema } from "../../src/identity/trust-source.ts";
 import { type Answer, type App, startApp } from "../support/app.ts";
 import { seed } from "../support/seed.ts";
 import { watchDials } from "./dials.ts";
@@ -91,7 +91,7 @@ test.each(cases)("not where a discovery document may send Mayfly: $kind: $text",
   const issuer = "https://issuer.example";
   const asked: string[] = [];
   const fetched = fetchKeys(
-    trustSourceSchema.parse({ kind: "oidc", issuer }),
+    tokenSourceSchema.parse({ kind: "oidc", issuer }),
     async (url) => {
       asked.push(url);
       return { status: "fresh", document: { issuer, jwks_uri: atCanary(text) } };

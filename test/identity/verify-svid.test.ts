@@ -1,9 +1,9 @@
 import { describe, expect, test } from "@jest/globals";
-import type { TrustSource } from "../../src/identity/trust-source.ts";
+import type { TokenSource } from "../../src/identity/trust-source.ts";
 import { verifyToken } from "../../src/identity/verify-token.ts";
 import { audience, bundle, finderOf, keys, now, nowSeconds, spiffeSource, svid, trustDomain } from "./fixtures.ts";
 
-async function refusalCode(compact: string, source: TrustSource): Promise<string> {
+async function refusalCode(compact: string, source: TokenSource): Promise<string> {
   const result = await verifyToken(compact, source, { audience, keys: await finderOf(source), now });
   return result.ok ? "accepted" : result.refusal.code;
 }

@@ -1,7 +1,7 @@
 import { describe, expect, test } from "@jest/globals";
 import fc from "fast-check";
 import type { FindKeys } from "../../src/identity/key-set.ts";
-import type { TrustSource } from "../../src/identity/trust-source.ts";
+import type { TokenSource } from "../../src/identity/trust-source.ts";
 import { peekToken, type VerifiedToken, verifyToken } from "../../src/identity/verify-token.ts";
 import {
   audience,
@@ -21,17 +21,17 @@ import {
   trustDomain,
 } from "./fixtures.ts";
 
-async function verify(compact: string, source: TrustSource, at = now) {
+async function verify(compact: string, source: TokenSource, at = now) {
   return await verifyToken(compact, source, { audience, keys: await finderOf(source), now: at });
 }
 
-async function verified(compact: string, source: TrustSource, at = now): Promise<VerifiedToken> {
+async function verified(compact: string, source: TokenSource, at = now): Promise<VerifiedToken> {
   const result = await verify(compact, source, at);
   if (!result.ok) throw new Error(`refused: ${result.refusal.code}: ${result.refusal.detail}`);
   return result.token;
 }
 
-async function refusalCode(compact: string, source: TrustSource, at = now): Promise<string> {
+async function refusalCode(compact: string, source: TokenSource, at = now): Promise<string> {
   const result = await verify(compact, source, at);
   return result.ok ? "accepted" : result.refusal.code;
 }
