@@ -47,6 +47,8 @@ function floor(folder, allowed) {
 /** Where the parts are put together. */
 const composition = ["^src/(broker|api|worker)\\.ts$", "^src/bin/", "^src/demo/"];
 const principal = "^src/identity/principal\\.ts$";
+/** Judging tokens and proofs by themselves: no database, no schema library, no configuration. */
+const proofFiles = ["^src/identity/(decode-token|dpop-nonce|dpop-proof|is-signed-by|key-set|public-jwk|refusal)\\.ts$"];
 
 module.exports = {
   forbidden: [
@@ -83,6 +85,22 @@ module.exports = {
     floor("queue", ["^src/lib/", principal]),
     floor("http", ["^src/lib/", principal]),
     floor("issuers", ["^src/lib/"]),
+    // What runs inside other people's APIs: the pure half of identity/, and none of the broker.
+    floor("verify", ["^src/lib/", ...proofFiles]),
+    {
+      name: "verify-needs-jose-alone",
+      comment: "whoever imports mayfly/verify brings jose and node, and nothing else of ours",
+      severity: "error",
+      from: { path: ["^src/verify/"] },
+      to: { path: "node_modules/", pathNot: ["node_modules/(jose|@types/node)/"], reachable: true },
+    },
+    {
+      name: "verify-is-for-others",
+      comment: "the broker looks at its own tables; only APIs need the kit",
+      severity: "error",
+      from: { path: "^src/", pathNot: "^src/verify/" },
+      to: { path: "^src/verify/" },
+    },
     only(
       "http-behind-routes",
       "a use case does not know that it was called over HTTP: only *.routes.ts imports http/",

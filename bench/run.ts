@@ -6,6 +6,7 @@ import { benchPostgres } from "./postgres.ts";
 import type { BenchOptions } from "./support/options.ts";
 import { machine } from "./support/report.ts";
 import { benchToken } from "./token.ts";
+import { benchVerify } from "./verify.ts";
 
 const USAGE = `npm run bench -- <name> [options]
 
@@ -14,6 +15,7 @@ const USAGE = `npm run bench -- <name> [options]
   introspect   token introspection, beside mints
   postgres     role mints, and revocations up to the proof
   death        how long after its end a credential is proven dead (--issuer jwt|postgres, --n)
+  verify       what the verification kit adds to a call of an API
 
   --seconds N      length of a round (default 5)
   --rounds N       measured rounds of each side (default 4)
@@ -32,6 +34,7 @@ const benches: Readonly<Record<string, (options: BenchOptions) => Promise<object
   introspect: benchIntrospect,
   postgres: benchPostgres,
   death: benchDeath,
+  verify: benchVerify,
 };
 
 function whole(text: string, name: string): number {

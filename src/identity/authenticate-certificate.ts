@@ -1,7 +1,7 @@
 import type { Db } from "../db/database.ts";
 import { type Id, isId } from "../lib/ids.ts";
 import { keepNewest } from "../lib/keep-newest.ts";
-import type { Claims } from "./claim-conditions.ts";
+import type { Claims } from "./decode-token.ts";
 import { judgeCertificate } from "./judge-certificate.ts";
 import type { KeyCache } from "./key-cache.ts";
 import type { ClientCertificate, Principal } from "./principal.ts";

@@ -2,7 +2,7 @@ import { isIP } from "node:net";
 import { AsnConvert } from "@peculiar/asn1-schema";
 import { type AttributeTypeAndValue, AttributeValue, type Name } from "@peculiar/asn1-x509";
 import ipaddr from "ipaddr.js";
-import type { Claims } from "./claim-conditions.ts";
+import type { Claims } from "./decode-token.ts";
 import type { ReadCertificate } from "./read-certificate.ts";
 
 /** What a certificate can be known by: the five of RFC 8705 §2.1.2. An identity is anchored on exactly one of them. */

@@ -1,9 +1,7 @@
 import { z } from "zod";
+import type { Claims } from "./decode-token.ts";
 import type { Role } from "./principal.ts";
 import { isSpiffePattern, matchesSpiffePattern } from "./spiffe-id.ts";
-
-/** The claims of a token, as its issuer wrote them. */
-export type Claims = Readonly<Record<string, unknown>>;
 
 /**
  * Claims that the verifier itself compares. A condition on them would hold for every token of the source, so it would

@@ -1,4 +1,4 @@
-import type { Claims } from "./claim-conditions.ts";
+import type { Claims } from "./decode-token.ts";
 import type { ClientAssertion } from "./principal.ts";
 import { type Refusal, refuse } from "./refusal.ts";
 import type { TokenSource } from "./trust-source.ts";

@@ -1,10 +1,12 @@
 import { isUtf8 } from "node:buffer";
 import { parseStrictJson, StrictJsonError } from "../lib/strict-json.ts";
-import type { Claims } from "./claim-conditions.ts";
 import { type Refusal, refuse } from "./refusal.ts";
 
 /** The longest token that is looked at: 8 KiB, checked before anything is decoded (reliability D15). */
 const MAX_TOKEN_LENGTH = 8192;
+
+/** The claims of a token, as its issuer wrote them. */
+export type Claims = Readonly<Record<string, unknown>>;
 
 /** A token taken apart. NOTHING in it is verified. */
 export interface DecodedToken {
@@ -30,10 +32,15 @@ const COMPACT = /^[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+$/;
 /**
  * Takes a compact JWS apart (RFC 7515 §7.1) and refuses what no trust source accepts: anything but three canonical
  * base64url parts of strict JSON objects, and header members that carry keys or change the signing input. A proof of
- * possession carries its own key (`proof`): who it is then hangs on what else is bound to that key.
+ * possession carries its own key (`proof`): who it is then hangs on what else is bound to that key. `maxLength` is for
+ * documents that were fetched; what a caller sends has the usual one.
  */
-export function decodeToken(token: string, kind: "identity" | "proof" = "identity"): Decoding {
-  if (token.length > MAX_TOKEN_LENGTH) return malformed(`a token has at most ${MAX_TOKEN_LENGTH} characters`);
+export function decodeToken(
+  token: string,
+  kind: "identity" | "proof" = "identity",
+  maxLength = MAX_TOKEN_LENGTH,
+): Decoding {
+  if (token.length > maxLength) return malformed(`a token has at most ${maxLength} characters`);
   if (!COMPACT.test(token)) return malformed("a token is three base64url parts joined by dots");
   const [first = "", second = "", third = ""] = token.split(".");
   // RFC 4648 §3.5: with loose trailing bits one signature would have several spellings (reliability D4).
@@ -52,6 +59,11 @@ export function decodeToken(token: string, kind: "identity" | "proof" = "identit
   if (refusal !== undefined) return { ok: false, refusal };
   const { alg, kid, typ } = header as { alg: string; kid: string | undefined; typ: string | undefined };
   return { ok: true, token: { alg, kid, typ, headerNames: Object.keys(header), jwk: header["jwk"], claims, payload } };
+}
+
+/** A `typ` as it is compared: a media type without case, with or without its `application/` (RFC 7515 §4.1.9). */
+export function shortType(typ: string): string {
+  return typ.toLowerCase().replace(/^application\//, "");
 }
 
 /** A text that is a name of something: not empty, not endless, no control characters that would break a log. */

@@ -1,6 +1,7 @@
 import { certificateClaims } from "./certificate-claims.ts";
 import { findPath, judgeTime } from "./certificate-path.ts";
-import { type Claims, claimAt, meetsCondition } from "./claim-conditions.ts";
+import { claimAt, meetsCondition } from "./claim-conditions.ts";
+import type { Claims } from "./decode-token.ts";
 import type { KeyCache } from "./key-cache.ts";
 import type { ClientCertificate } from "./principal.ts";
 import type { Source } from "./principal-of.ts";

@@ -1,15 +1,7 @@
 import type { X509Certificate } from "node:crypto";
 import { fetchKeys, isRemote, type Validator } from "./fetch-keys.ts";
-import {
-  type FindKeys,
-  findIn,
-  importKeySet,
-  type KeyAnswer,
-  type KeySet,
-  KeySetError,
-  pinned,
-  unknownKey,
-} from "./key-set.ts";
+import { importSourceKeys, type SourceKeys } from "./import-bundle.ts";
+import { type FindKeys, findIn, type KeyAnswer, KeySetError, pinned, unknownKey } from "./key-set.ts";
 import { type Refusal, refuse } from "./refusal.ts";
 import { type SafeFetch, SafeFetchError } from "./safe-fetch.ts";
 import type { TokenSource } from "./trust-source.ts";
@@ -77,8 +69,8 @@ interface Entry {
   readonly source: RegisteredSource;
   readonly find: FindKeys;
   leastSequence: number | undefined;
-  readonly held: () => Promise<KeySet | Refusal>;
-  set?: KeySet;
+  readonly held: () => Promise<SourceKeys | Refusal>;
+  set?: SourceKeys;
   validator: Validator | undefined;
   /** When the publisher last said that `set` is what it publishes. */
   confirmedAt: number;
@@ -152,10 +144,10 @@ export function createKeyCache(options: KeyCacheOptions): KeyCache {
 }
 
 /** Keys in the configuration: imported at the first use, the same for ever. */
-async function importPinned({ id, config }: RegisteredSource, options: KeyCacheOptions): Promise<KeySet | Refusal> {
+async function importPinned({ id, config }: RegisteredSource, options: KeyCacheOptions): Promise<SourceKeys | Refusal> {
   const document = config.kind === "key_set" ? config.jwks : config.kind === "spiffe" ? config.bundle : undefined;
   try {
-    return await importKeySet(document, config.kind === "spiffe" ? "jwt-svid" : "sig", config.algorithms);
+    return await importSourceKeys(config, document);
   } catch (error) {
     options.report?.(failure(id, error));
     return unavailable();
@@ -185,7 +177,7 @@ async function findAfterFetch(
 }
 
 /** The set that may be used now; a due refresh runs behind it. */
-async function heldSet(entry: Entry, options: KeyCacheOptions): Promise<KeySet | Refusal> {
+async function heldSet(entry: Entry, options: KeyCacheOptions): Promise<SourceKeys | Refusal> {
   const usable = usableSet(entry, options.nowMs());
   if (usable === undefined) return fetchedSet(entry, options);
   if (isDue(entry, options.nowMs())) void refresh(entry, options);
@@ -196,7 +188,7 @@ async function heldSet(entry: Entry, options: KeyCacheOptions): Promise<KeySet |
  * With nothing to answer from, a short wait is better than a refusal: the source may have been registered just now. Bundles
  * are read in the background from the moment that their source exists, so there is nothing to wait for.
  */
-async function fetchedSet(entry: Entry, options: KeyCacheOptions): Promise<KeySet | Refusal> {
+async function fetchedSet(entry: Entry, options: KeyCacheOptions): Promise<SourceKeys | Refusal> {
   const waits = entry.source.config.kind !== "spiffe";
   if (waits && (entry.inFlight !== undefined || isDue(entry, options.nowMs()))) {
     await atMost(options.firstFetchWaitMs ?? 2000, refresh(entry, options));
@@ -204,7 +196,7 @@ async function fetchedSet(entry: Entry, options: KeyCacheOptions): Promise<KeySe
   return usableSet(entry, options.nowMs()) ?? (entry.set === undefined ? unavailable() : stale());
 }
 
-function usableSet(entry: Entry, now: number): KeySet | undefined {
+function usableSet(entry: Entry, now: number): SourceKeys | undefined {
   return now - entry.confirmedAt < maxAgeMs(entry.source.config) ? entry.set : undefined;
 }
 
@@ -232,7 +224,7 @@ async function fetchInto(entry: Entry, options: KeyCacheOptions): Promise<void> 
   try {
     const { answer, validator } = await fetchKeys(config, options.fetchJson, entry.validator);
     if (answer.status === "fresh") {
-      const set = await importKeySet(answer.document, config.kind === "spiffe" ? "jwt-svid" : "sig", config.algorithms);
+      const set = await importSourceKeys(config, answer.document);
       refuseOlder(entry, set);
       entry.set = set;
       raiseSequence(entry, set.sequence);
@@ -252,7 +244,7 @@ async function fetchInto(entry: Entry, options: KeyCacheOptions): Promise<void> 
 }
 
 /** SPIFFE trust domain and bundle §4.1.1: a bundle that was overtaken must not bring withdrawn keys back. */
-function refuseOlder({ leastSequence }: Entry, next: KeySet): void {
+function refuseOlder({ leastSequence }: Entry, next: SourceKeys): void {
   if (leastSequence !== undefined && (next.sequence === undefined || next.sequence < leastSequence)) {
     throw new SequenceWentBack("the bundle is older than the one held; the newer one stays");
   }
@@ -264,7 +256,7 @@ function raiseSequence(entry: Entry, sequence: number | undefined): void {
 
 class SequenceWentBack extends KeySetError {}
 
-function refreshAfterMs(config: TokenSource, set: KeySet, maxAgeSeconds: number | undefined): number {
+function refreshAfterMs(config: TokenSource, set: SourceKeys, maxAgeSeconds: number | undefined): number {
   const wanted =
     config.kind === "spiffe"
       ? (set.refreshHintSeconds ?? DEFAULT_BUNDLE_REFRESH_MS / 1000)

@@ -1,6 +1,4 @@
-import type { X509Certificate } from "node:crypto";
 import { type CryptoKey, importJWK } from "jose";
-import { judgeAuthority } from "./bundle-authorities.ts";
 import { judgeJwk, type KeyUse, type PublicJwk, type SignatureAlgorithm } from "./public-jwk.ts";
 import { type Refusal, refuse } from "./refusal.ts";
 
@@ -10,8 +8,6 @@ export const MAX_KEYS = 20;
 /** The keys of one trust source, imported once and bound to their algorithms. */
 export interface KeySet {
   readonly keys: readonly VerificationKey[];
-  /** SPIFFE: the anchors of the trust domain's X.509-SVIDs. Empty for other sets, and where none can be used: then no SVID is. */
-  readonly authorities: readonly X509Certificate[];
   /** SPIFFE: the version of the bundle. Absent when the bundle does not say. */
   readonly sequence?: number;
   /** SPIFFE: after how many seconds the publisher wants it read again. */
@@ -44,28 +40,29 @@ export class KeySetError extends Error {
  * Imports a JWK Set or SPIFFE bundle. Keys for other purposes, weak keys and leaked private keys are left out and
  * named in `leftOut`; an empty set is a valid one that verifies nothing. Throws {@link KeySetError} when it is not a
  * key set or holds more than {@link MAX_KEYS} keys.
+ *
+ * `elsewhere` is asked first about each member: true when it is something else that its caller has a use for, or why it
+ * would be that and cannot be used.
  */
 export async function importKeySet(
   document: unknown,
   use: KeyUse,
   algorithms: readonly SignatureAlgorithm[],
+  elsewhere?: (candidate: unknown) => boolean | string,
 ): Promise<KeySet> {
   const leftOut: string[] = [];
   const usable: PublicJwk[] = [];
-  const authorities: X509Certificate[] = [];
   for (const [index, candidate] of keysOf(document).entries()) {
-    const authority = use === "jwt-svid" ? judgeAuthority(candidate) : undefined;
-    if (authority?.kind === "usable") authorities.push(authority.certificate);
-    else if (authority?.kind === "refused") leftOut.push(`key ${index}: ${authority.why}`);
-    if (authority !== undefined && authority.kind !== "other") continue;
+    const other = elsewhere?.(candidate) ?? false;
+    if (typeof other === "string") leftOut.push(`key ${index}: ${other}`);
+    if (other !== false) continue;
     const verdict = judgeJwk(candidate, use);
     if (verdict.kind === "usable") usable.push(verdict.jwk);
     else leftOut.push(`key ${index}: ${verdict.why}`);
   }
-  if (usable.length > MAX_KEYS || authorities.length > MAX_KEYS)
-    throw new KeySetError(`the key set has more than ${MAX_KEYS} keys`);
+  if (usable.length > MAX_KEYS) throw new KeySetError(`the key set has more than ${MAX_KEYS} keys`);
   const keys = await Promise.all(usable.map((jwk) => importKey(jwk, algorithms)));
-  return { keys, authorities, leftOut, ...(use === "jwt-svid" ? bundleFacts(document) : {}) };
+  return { keys, leftOut, ...(use === "jwt-svid" ? bundleFacts(document) : {}) };
 }
 
 /** The keys of a set for one signature. Equal `kid`s are all answered: a publisher may rotate within one name. */

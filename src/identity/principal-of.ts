@@ -1,6 +1,7 @@
 import { MayflyError } from "../lib/errors.ts";
 import type { Id } from "../lib/ids.ts";
-import { type ClaimCondition, type Claims, mappedRoles, meetsCondition } from "./claim-conditions.ts";
+import { type ClaimCondition, mappedRoles, meetsCondition } from "./claim-conditions.ts";
+import type { Claims } from "./decode-token.ts";
 import type { Binding, Principal } from "./principal.ts";
 import type { TrustSource } from "./trust-source.ts";
 

@@ -1,5 +1,4 @@
 import { createPublicKey } from "node:crypto";
-import { z } from "zod";
 
 /** The signature algorithms that exist here (RFC 7518 §3.1, RFC 8037, RFC 9864). `none` and HMAC cannot be written down. */
 export const signatureAlgorithms = [
@@ -41,20 +40,32 @@ const MIN_RSA_BITS = 2048;
 const MAX_RSA_BITS = 8192;
 const privateMembers = ["d", "p", "q", "dp", "dq", "qi", "oth", "k", "priv"];
 
-const jwkSchema = z.looseObject({
-  kty: z.string(),
-  kid: z.string().min(1).max(256).optional(),
-  use: z.string().optional(),
-  alg: z.string().optional(),
-  key_ops: z.array(z.string()).optional(),
-  crv: z.string().optional(),
-});
+/** The members of a JWK that say what it is for. Those of its key type are read by {@link pick}. */
+interface Jwk extends Readonly<Record<string, unknown>> {
+  readonly kty: string;
+  readonly kid?: string;
+  readonly use?: string;
+  readonly alg?: string;
+  readonly key_ops?: readonly string[];
+  readonly crv?: string;
+}
+
+// No schema library: APIs that verify our tokens import this file, and bring nothing but jose.
+function isJwk(candidate: unknown): candidate is Jwk {
+  if (typeof candidate !== "object" || candidate === null || Array.isArray(candidate)) return false;
+  const { kty, kid, use, alg, key_ops: keyOps, crv } = candidate as Record<string, unknown>;
+  return (
+    typeof kty === "string" &&
+    (kid === undefined || (typeof kid === "string" && kid.length > 0 && kid.length <= 256)) &&
+    [use, alg, crv].every((member) => member === undefined || typeof member === "string") &&
+    (keyOps === undefined || (Array.isArray(keyOps) && keyOps.every((name) => typeof name === "string")))
+  );
+}
 
 /** Judges one JWK of a set that is published for `use`. Nothing is imported and nothing is thrown. */
 export function judgeJwk(candidate: unknown, use: KeyUse): JwkVerdict {
-  const parsed = jwkSchema.safeParse(candidate);
-  if (!parsed.success) return { kind: "ignored", why: "it is not a JWK" };
-  const jwk = parsed.data;
+  if (!isJwk(candidate)) return { kind: "ignored", why: "it is not a JWK" };
+  const jwk = candidate;
   // First of all: a set that shows private or shared keys is a leak, whatever the key is for.
   if (jwk.kty === "oct" || privateMembers.some((member) => Object.hasOwn(jwk, member))) {
     return { kind: "refused", why: "it is a private or a shared key" };

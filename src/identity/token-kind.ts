@@ -1,5 +1,5 @@
 import { isSelfIssued } from "./client-assertion.ts";
-import type { DecodedToken } from "./decode-token.ts";
+import { type DecodedToken, shortType } from "./decode-token.ts";
 import { type Refusal, refuse } from "./refusal.ts";
 import type { TokenSource } from "./trust-source.ts";
 
@@ -40,11 +40,6 @@ const otherKindClaims: Readonly<Record<string, string>> = {
   _sd: "a verifiable credential",
   vct: "a verifiable credential",
 };
-
-/** A `typ` as it is compared: a media type without case, with or without its `application/` (RFC 7515 §4.1.9). */
-export function shortType(typ: string): string {
-  return typ.toLowerCase().replace(/^application\//, "");
-}
 
 /**
  * Refuses a token that was made for something else, by its `typ` and by the claims that give it away. Of explicit

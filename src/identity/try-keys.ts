@@ -3,7 +3,8 @@ import { notFound } from "../lib/errors.ts";
 import type { Id } from "../lib/ids.ts";
 import { judgeTime } from "./certificate-path.ts";
 import { fetchKeys, isRemote } from "./fetch-keys.ts";
-import { importKeySet, KeySetError } from "./key-set.ts";
+import { importSourceKeys } from "./import-bundle.ts";
+import { KeySetError } from "./key-set.ts";
 import type { Principal } from "./principal.ts";
 import { readCertificate } from "./read-certificate.ts";
 import { type SafeFetch, SafeFetchError } from "./safe-fetch.ts";
@@ -45,11 +46,7 @@ export async function tryKeys(
   const source = trustSourceSchema.parse({ kind: row.kind, issuer: row.issuer, ...row.settings });
   if (!vouchesByTokens(source)) return tryCertificates(source, new Date());
   try {
-    const { keys, authorities, leftOut } = await importKeySet(
-      await documentOf(source, fetchJson),
-      source.kind === "spiffe" ? "jwt-svid" : "sig",
-      source.algorithms,
-    );
+    const { keys, authorities, leftOut } = await importSourceKeys(source, await documentOf(source, fetchJson));
     const usable = keys.length + authorities.length;
     const problem = usable === 0 ? "no key of the document can be used" : null;
     return { ok: problem === null, keys: usable, left_out: [...leftOut], problem };

@@ -1,7 +1,8 @@
-import { type CryptoKey, compactVerify } from "jose";
-import { type Claims, claimAt, meetsCondition } from "./claim-conditions.ts";
+import type { CryptoKey } from "jose";
+import { claimAt, meetsCondition } from "./claim-conditions.ts";
 import { checkAssertion, isSelfIssued } from "./client-assertion.ts";
-import { type DecodedToken, decodeToken, isName } from "./decode-token.ts";
+import { type Claims, type DecodedToken, decodeToken, isName } from "./decode-token.ts";
+import { isSignedBy } from "./is-signed-by.ts";
 import type { FindKeys } from "./key-set.ts";
 import type { ClientAssertion } from "./principal.ts";
 import type { SignatureAlgorithm } from "./public-jwk.ts";
@@ -187,17 +188,6 @@ async function signingKey(token: string, decoded: DecodedToken, findKeys: FindKe
   }
   for (const key of answer.keys) if (await isSignedBy(key, token, decoded)) return key;
   return refuse("token_signature_invalid", "the signature is not by a key of the trust source");
-}
-
-/** Whether a token that was decoded is signed by this key, by the algorithm that it names. */
-export async function isSignedBy(key: CryptoKey, token: string, { alg, payload }: DecodedToken): Promise<boolean> {
-  try {
-    // D13: what was read must be what was signed. Both come from one text; this line keeps it so.
-    return payload.equals((await compactVerify(token, key, { algorithms: [alg] })).payload);
-  } catch {
-    // Whatever the crypto library has against it, the signature did not verify.
-    return false;
-  }
 }
 
 function checkDemands(claims: Claims, source: TokenSource): Refusal | undefined {

@@ -1,4 +1,5 @@
 import { z } from "zod";
+import { ACCESS_TOKEN_TYP, TASK_DETAILS } from "../lib/access-token.ts";
 import type { SelfContainedIssuer } from "./issuer.ts";
 
 const config = z.strictObject({
@@ -16,12 +17,6 @@ const access = z.strictObject({
     .max(20)
     .optional(),
 });
-
-/** The `authorization_details` type of a task (RFC 9396 §2: a URI that we own). */
-export const TASK_DETAILS = "https://mayfly.dev/rar/task/v1";
-
-/** The JOSE header `typ` of the tokens that we mint (RFC 9068 §2.1). */
-export const ACCESS_TOKEN_TYP = "at+jwt";
 
 /**
  * JWT access tokens in the shape of RFC 9068 with `authorization_details` (RFC 9396): one audience, the agent as

@@ -2,7 +2,7 @@ import type { Issuer, SelfContainedIssuer } from "./issuer.ts";
 import { jwt } from "./jwt.ts";
 import { postgres } from "./postgres.ts";
 
-export { ACCESS_TOKEN_TYP, TASK_DETAILS } from "./jwt.ts";
+export { ACCESS_TOKEN_TYP, TASK_DETAILS } from "../lib/access-token.ts";
 
 /** Every kind of token that Mayfly signs itself. */
 const selfContained = { jwt } as const;

@@ -1,4 +1,4 @@
-import { proofAlgorithms } from "../identity/dpop.ts";
+import { proofAlgorithms } from "../identity/dpop-proof.ts";
 import { signatureAlgorithms } from "../identity/public-jwk.ts";
 import { TASK_DETAILS } from "../issuers/registry.ts";
 import { grantTypes } from "./token.ts";

@@ -25,6 +25,9 @@ const planted = {
   "queue-is-ground-floor": ["src/queue/planted.ts", 'import "../db/database.ts";'],
   "http-is-ground-floor": ["src/http/planted.ts", 'import "../db/database.ts";'],
   "issuers-is-ground-floor": ["src/issuers/planted.ts", 'import "../db/database.ts";'],
+  "verify-is-ground-floor": ["src/verify/planted.ts", 'import "../identity/verify-token.ts";'],
+  "verify-needs-jose-alone": ["src/verify/planted-zod.ts", 'import "../lib/wire.ts";'],
+  "verify-is-for-others": ["src/tasks/planted-o.ts", 'import type { Access } from "../verify/index.ts";'],
   "http-behind-routes": ["src/tasks/planted-e.ts", 'import type { Reply } from "../http/endpoint.ts";'],
   "queue-behind-jobs": ["src/tasks/planted-f.ts", 'export * from "../queue/bullmq.ts";'],
   "issuers-behind-registry": [

@@ -1,7 +1,7 @@
 import { describe, expect, test } from "@jest/globals";
 import { exportJWK, type JWK } from "jose";
+import { importSourceKeys } from "../../src/identity/import-bundle.ts";
 import { createKeyCache } from "../../src/identity/key-cache.ts";
-import { importKeySet } from "../../src/identity/key-set.ts";
 import type { FetchedJson } from "../../src/identity/safe-fetch.ts";
 import { tokenSourceSchema, trustSourceSchema } from "../../src/identity/trust-source.ts";
 import { authority, type Certified, certify, digitalSignature, extension, tlv, x509 } from "../support/certificates.ts";
@@ -76,11 +76,11 @@ describe("the X.509 authorities of a SPIFFE bundle", () => {
       await jwkOf(ca, { use: "jwt-svid", kid: "j", ...x5c(ca) }),
       await jwkOf(ca, { ...x5c(ca) }),
     );
-    const { authorities, keys, leftOut } = await importKeySet(document, "jwt-svid", ["ES256"]);
+    const { authorities, keys, leftOut } = await importSourceKeys({ kind: "spiffe", algorithms: ["ES256"] }, document);
     expect([authorities.length, keys.length, leftOut.length]).toEqual([1, 1, 4]);
     expect(authorities[0]?.raw.equals(ca.der)).toBe(true);
     // A JWK Set of anything else has none, whatever it says.
-    expect((await importKeySet(document, "sig", ["ES256"])).authorities).toEqual([]);
+    expect((await importSourceKeys({ kind: "jwks_uri", algorithms: ["ES256"] }, document)).authorities).toEqual([]);
   });
 
   const fresh = (document: object): FetchedJson => ({ status: "fresh", document, maxAgeSeconds: 60 });

@@ -55,6 +55,14 @@ describe("a DPoP proof", () => {
     await expect(one.check("another tenant", sent, request)).resolves.toMatch(/^[\w-]{43}$/);
   });
 
+  test("is the same proof at another spelling of the URI", async () => {
+    const ours = proofs();
+    const sent = await proof(ours);
+    await ours.check("t", sent, request);
+    for (const url of [`${URL_OF_OURS}?again`, "https://MAYFLY.test:443/oauth/token"])
+      await expect(ours.check("t", sent, { ...request, url })).rejects.toThrow("it was sent before");
+  });
+
   test("is by its own key, whichever keys were seen before", async () => {
     const ours = proofs();
     const other = await generateKeyPair("ES256", { extractable: true });
