@@ -3,6 +3,7 @@ import { benchDeath } from "./death.ts";
 import { benchIntrospect } from "./introspect.ts";
 import { benchMint } from "./mint.ts";
 import { benchPostgres } from "./postgres.ts";
+import { benchStatus } from "./status.ts";
 import type { BenchOptions } from "./support/options.ts";
 import { machine } from "./support/report.ts";
 import { benchToken } from "./token.ts";
@@ -14,6 +15,7 @@ const USAGE = `npm run bench -- <name> [options]
   token        /oauth/token with private_key_jwt and DPoP, beside node-oidc-provider's
   introspect   token introspection, beside mints
   postgres     role mints, and revocations up to the proof
+  status       packing and signing a status list of 2^20 tokens
   death        how long after its end a credential is proven dead (--issuer jwt|postgres, --n)
   verify       what the verification kit adds to a call of an API
 
@@ -33,6 +35,7 @@ const benches: Readonly<Record<string, (options: BenchOptions) => Promise<object
   token: benchToken,
   introspect: benchIntrospect,
   postgres: benchPostgres,
+  status: benchStatus,
   death: benchDeath,
   verify: benchVerify,
 };

@@ -148,7 +148,7 @@ declare
   made int := 0;
 begin
   for parent in
-    select * from (values ('audit_events', 'evt'), ('credentials', 'crd'), ('decisions', 'dec')) as p (tab, prefix)
+    select * from (values ('audit_events', 'evt'), ('credentials', 'crd'), ('decisions', 'dec'), ('uses', 'use')) as p (tab, prefix)
      where to_regclass('mayfly.' || p.tab) is not null
   loop
     for month in

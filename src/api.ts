@@ -19,8 +19,10 @@ import { relationshipEndpoints } from "./registry/relationships.routes.ts";
 import { resourceEndpoints } from "./registry/resources.routes.ts";
 import { teamEndpoints } from "./registry/teams.routes.ts";
 import { tenantEndpoints } from "./registry/tenants.routes.ts";
+import { statusEndpoints } from "./status/status.routes.ts";
 import { targetEndpoints } from "./targets/targets.routes.ts";
 import { taskEndpoints } from "./tasks/tasks.routes.ts";
+import { useEndpoints } from "./uses/uses.routes.ts";
 
 /** A listening API. */
 export interface Api {
@@ -49,6 +51,8 @@ function allEndpoints(broker: Broker): Endpoint[] {
     ...auditEndpoints(broker),
     ...keyEndpoints(broker),
     ...oauthEndpoints({ ...broker, onMint: broker.metrics.minted }),
+    ...useEndpoints(broker),
+    ...statusEndpoints({ ...broker, onStream: broker.metrics.streamsOpen }),
   ];
 }
 

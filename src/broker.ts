@@ -22,6 +22,9 @@ import { createMetrics, type Metrics, measureLedger } from "./metrics.ts";
 import { createPolicies, type Policies } from "./policy/policies.ts";
 import { openQueue } from "./queue/connection.ts";
 import type { JobQueue, QueueConfig, WakeUps } from "./queue/queue.ts";
+import { createStatusFeed, type StatusFeed } from "./status/feed.ts";
+import { createStatusPlaces, type StatusPlaces } from "./status/places.ts";
+import { createStatusLists, type StatusLists } from "./status/serve-lists.ts";
 import { createTargetClients, type TargetClients } from "./targets/target-clients.ts";
 
 /**
@@ -54,6 +57,9 @@ export interface Broker extends AsyncDisposable {
   readonly metrics: Metrics;
   readonly sql: MintSql;
   readonly introspection: IntrospectSql;
+  readonly statusPlaces: StatusPlaces;
+  readonly statusFeed: StatusFeed;
+  readonly statusLists: StatusLists;
   readonly limits: {
     readonly maxTtlSeconds: number;
     readonly defaultTtlSeconds: number;
@@ -104,6 +110,16 @@ export async function openBroker(config: Config, log: Log): Promise<Broker> {
       await keyCache.refreshDue();
       await bundles.keepSequences().catch(report);
     };
+    const keys = createSigningKeys({ db, keySealer });
+    const issuerUrl = (tenantName: string): string => tenantIssuer(publicUrlOf(), tenantName);
+    const statusFeed = createStatusFeed(db, log);
+    const statusLists = createStatusLists({ db, keys, feed: statusFeed, issuerUrl });
+    closing.unshift({
+      async [Symbol.asyncDispose]() {
+        statusLists[Symbol.dispose]();
+        await statusFeed[Symbol.asyncDispose]();
+      },
+    });
     return {
       config,
       log,
@@ -111,7 +127,7 @@ export async function openBroker(config: Config, log: Log): Promise<Broker> {
       db,
       queue,
       wakeUps: queue.wakeUps,
-      keys: createSigningKeys({ db, keySealer }),
+      keys,
       keySealer,
       keyAges: keyAges(config.keyRotationDays),
       fetchJson,
@@ -135,13 +151,16 @@ export async function openBroker(config: Config, log: Log): Promise<Broker> {
       metrics,
       sql: mintSql(db),
       introspection: introspectSql(db),
+      statusPlaces: createStatusPlaces(db),
+      statusFeed,
+      statusLists,
       limits: {
         maxTtlSeconds: config.maxTtlSeconds,
         defaultTtlSeconds: config.defaultTtlSeconds,
         mintTimeoutSeconds: config.mintTimeoutSeconds,
       },
       publicUrl: publicUrlOf,
-      issuerUrl: (tenantName) => tenantIssuer(publicUrlOf(), tenantName),
+      issuerUrl,
       setPublicUrl(url) {
         publicUrl ??= url;
       },

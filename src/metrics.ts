@@ -12,6 +12,8 @@ export interface Metrics {
   sweepFinished(): void;
   /** A reading of a trust source's keys; `reason` is empty unless it failed. */
   keysRead(outcome: string, reason: string): void;
+  /** Readers of status events at this process. */
+  streamsOpen(count: number): void;
 }
 
 interface Measured {
@@ -54,6 +56,11 @@ export function createMetrics(): Metrics {
     labelNames: ["outcome", "reason"],
     registers,
   });
+  const streams = new Gauge({
+    name: "mayfly_status_streams",
+    help: "Readers of status events at this process.",
+    registers,
+  });
   return {
     registry,
     minted: (outcome, issuer) => mints.inc({ outcome, issuer }),
@@ -61,6 +68,7 @@ export function createMetrics(): Metrics {
     wakeUpsMissed: (count) => missed.inc(count),
     sweepFinished: () => swept.setToCurrentTime(),
     keysRead: (outcome, reason) => keysRead.inc({ outcome, reason }),
+    streamsOpen: (count) => streams.set(count),
   };
 }
 

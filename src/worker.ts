@@ -52,6 +52,7 @@ export async function startWorker(broker: Broker): Promise<Worker> {
   const upkeep = async (): Promise<void> => {
     await db.callAcrossTenants("ensure_partitions", [PARTITIONS_AHEAD_MONTHS]);
     await db.callAcrossTenants("forget", []);
+    await db.callAcrossTenants("forget_statuses", []);
   };
 
   const rotate = async (): Promise<void> => {

@@ -4,6 +4,7 @@ import { MayflyError } from "../lib/errors.ts";
 import { type Id, newId } from "../lib/ids.ts";
 import type { Secret } from "../lib/secret.ts";
 import type { PolicyDecision } from "../policy/request.ts";
+import type { StatusPlace } from "../status/places.ts";
 import { type CheckedMint, denied, type Lifetime, type TtlLimits } from "./check-records.ts";
 import type { MintRequest } from "./mint-facts.ts";
 
@@ -45,6 +46,8 @@ export interface IntentOf {
   readonly handleSealed?: Buffer;
   /** The key that will sign it, when it is a token of ours. */
   readonly signingKid?: string;
+  /** Where its status is published, when it is a token of ours. */
+  readonly status?: StatusPlace;
 }
 
 /**
@@ -80,6 +83,8 @@ export function intentOf(plan: Plan, principal: Principal, request: MintRequest,
     charged_tasks: checked.parent?.chain.map(({ task_id }) => task_id),
     delegation: request.delegation,
     signing_kid: made.signingKid,
+    status_list: made.status?.list,
+    status_index: made.status?.index,
     actions: request.actions,
     resource_ids: checked.resources.map((resource) => resource.id),
     access: checked.grants.map((grant) => grant.access),

@@ -11,6 +11,8 @@ import type { Sealer } from "../lib/seal.ts";
 import { Secret } from "../lib/secret.ts";
 import type { Policies } from "../policy/policies.ts";
 import type { WakeUps } from "../queue/queue.ts";
+import type { StatusPlaces } from "../status/places.ts";
+import { statusUri } from "../status/status-list.ts";
 import type { TargetClients } from "../targets/target-clients.ts";
 import { checkRecords, denied } from "./check-records.ts";
 import { decideMint } from "./decide-mint.ts";
@@ -34,6 +36,7 @@ export interface MintDeps {
   readonly policies: Policies;
   readonly targets: TargetClients;
   readonly keys: SigningKeys;
+  readonly statusPlaces: StatusPlaces;
   readonly handles: Sealer;
   readonly wakeUps: WakeUps;
   readonly limits: MintLimits;
@@ -178,11 +181,13 @@ async function mintToken(
     delegation: request.delegation,
   });
   const signer = await deps.keys.signer(principal.tenantId, "access_token", checked.generation);
+  const status = await deps.statusPlaces.take(principal.tenantId, life.expiresMs);
   const made = {
     limits: deps.limits,
     requestId: context.requestId,
     revocability: issuer.revocability,
     signingKid: signer.kid,
+    status,
   };
   const { outcome } = await sql.commit(principal.tenantId, intentOf(plan, principal, request, made));
   if (outcome === "blocked") throw blocked();
@@ -198,6 +203,7 @@ async function mintToken(
         exp: life.expiresMs / 1000,
         jti: plan.id,
         txn: plan.decisionId,
+        status: { status_list: { idx: status.index, uri: `${statusUri(iss)}/${status.list}` } },
         ...(principal.confirmation === undefined ? {} : { cnf: principal.confirmation }),
         ...claims,
       });

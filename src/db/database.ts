@@ -27,6 +27,11 @@ export interface Db extends AsyncDisposable {
   batched<Item, Row>(name: string): (tenantId: string, item: Item) => Promise<Row>;
   /** Calls a per-tenant function of schema mayfly that is no batch. */
   callForTenant<Row>(name: string, tenantId: string, args: readonly unknown[]): Promise<Row[]>;
+  /**
+   * The two calls over connections of their own. For what must not wait until a transaction lets go of a connection: who
+   * listens for revocations takes silence for an outage.
+   */
+  readonly prompt: Pick<Db, "callAcrossTenants" | "callForTenant">;
   /** Throws unless the database answers and the role is one that row-level security binds. */
   check(): Promise<void>;
 }
@@ -41,6 +46,7 @@ interface DbOptions {
 
 /** For the batched functions. Each has two statements under way at most for a tenant; more wait for a connection. */
 const HOT_CONNECTIONS = 6;
+const PROMPT_CONNECTIONS = 3;
 
 /** Opens the pools. Connections are made when needed; {@link Db.check} is what fails early. */
 export function openDatabase({
@@ -71,6 +77,15 @@ export function openDatabase({
   const pool = open(maxConnections);
   // Of their own, so that transactions that wait for each other cannot keep a mint from the database.
   const hot = open(HOT_CONNECTIONS);
+  const prompt = open(PROMPT_CONNECTIONS);
+  const calls = (through: pg.Pool): Db["prompt"] => ({
+    async callAcrossTenants<Row>(name: string, args: readonly unknown[]) {
+      return (await query(through, call(name, args.length), [...args])).rows as Row[];
+    },
+    async callForTenant<Row>(name: string, tenantId: string, args: readonly unknown[]) {
+      return (await query(through, call(name, args.length + 1), [tenantId, ...args])).rows as Row[];
+    },
+  });
   const kysely = new Kysely<Database>({ dialect: new PostgresDialect({ pool }) });
 
   return {
@@ -89,12 +104,8 @@ export function openDatabase({
         }
       }
     },
-    async callAcrossTenants<Row>(name: string, args: readonly unknown[]) {
-      return (await query(pool, call(name, args.length), [...args])).rows as Row[];
-    },
-    async callForTenant<Row>(name: string, tenantId: string, args: readonly unknown[]) {
-      return (await query(pool, call(name, args.length + 1), [tenantId, ...args])).rows as Row[];
-    },
+    ...calls(pool),
+    prompt: calls(prompt),
     batched<Item, Row>(name: string) {
       const text = `select * from mayfly.${name}($1, $2::jsonb) order by 1`;
       return batcher<Item, Row>(async (tenantId, items) => {
@@ -129,6 +140,7 @@ export function openDatabase({
     async [Symbol.asyncDispose]() {
       await kysely.destroy();
       await hot.end();
+      await prompt.end();
     },
   };
 }

@@ -272,6 +272,22 @@ interface Revocations {
   matched: SetOnce<number>;
 }
 
+interface Uses {
+  tenant_id: SetOnce<Id<"tenant">>;
+  id: Generated<Id<"use">>;
+  credential_id: SetOnce<Id<"credential">>;
+  agent_id: SetOnce<Id<"agent">>;
+  task_id: SetOnce<Id<"task">>;
+  action: SetOnce<string>;
+  resource: SetOnce<string>;
+  outcome: SetOnce<"allowed" | "refused">;
+  at: SetOnce<Date>;
+  after_end: SetOnce<boolean>;
+  reported_by: SetOnce<string>;
+  request_id: SetOnce<string | null>;
+  recorded_at: Generated<Date>;
+}
+
 interface AuditEvents {
   tenant_id: SetOnce<Id<"tenant">>;
   id: Generated<string>;
@@ -320,6 +336,7 @@ export interface Database {
   decisions: Decisions;
   credentials: Credentials;
   revocations: Revocations;
+  uses: Uses;
   audit_events: AuditEvents;
   idempotency_keys: IdempotencyKeys;
 }

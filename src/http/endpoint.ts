@@ -43,7 +43,10 @@ export interface Call<Params, Query, Body> {
   readonly signal: () => AbortSignal;
 }
 
-/** What a handler answers. `etag` becomes a strong ETag. `headers` win over the defaults (`Cache-Control`, the media type). */
+/**
+ * What a handler answers. `etag` becomes a strong ETag. `headers` win over the defaults (`Cache-Control`, the media type).
+ * `body` of an endpoint that says `stream` is an AsyncIterable of text.
+ */
 export interface Reply {
   readonly status: number;
   readonly body?: unknown;
@@ -82,6 +85,8 @@ export interface Endpoint<Params = unknown, Query = unknown, Body = unknown> {
   readonly repeatable?: readonly string[];
   /** The largest body, in bytes. Default 64 KiB. */
   readonly bodyLimitBytes?: number;
+  /** The most members and elements of a JSON body. Default 500. */
+  readonly bodyLimitMembers?: number;
   /** POST endpoints honour `Idempotency-Key` unless `own`: then the handler does it itself. An endpoint whose reply
    * holds a secret must be `own`, because the runner stores the reply to replay it (invariant 11). */
   readonly idempotency?: "own";
@@ -89,6 +94,12 @@ export interface Endpoint<Params = unknown, Query = unknown, Body = unknown> {
   readonly replies: Readonly<Record<number, z.ZodType | null>>;
   /** The media type of success bodies. Default `application/json`; without `json` in it, `body` is text or bytes. */
   readonly mediaType?: string;
+  /**
+   * The body is made while it is read: one piece is asked for when the reader has taken the one before, and the answer ends
+   * when the pieces do, when the caller hangs up, reads too slowly, or the server stops. `signal` aborts in each of these
+   * cases; the time limit of a request is over once the first byte has left.
+   */
+  readonly stream?: true;
   /** `oauth`: errors are RFC 6749 §5.2 documents instead of problem documents. */
   readonly errors?: "oauth";
   handle(call: Call<Params, Query, Body>): Promise<Reply>;

@@ -7,6 +7,7 @@ import type { Log } from "../lib/log.ts";
 import type { Answer } from "./answer.ts";
 import { requestIdOf, securityHeaders } from "./headers.ts";
 import type { HttpMetrics } from "./metrics.ts";
+import { pour } from "./pour.ts";
 import { type DescribeError, problemAnswer, toMayflyError } from "./problem.ts";
 
 /** One request from its arrival to its last byte. */
@@ -38,6 +39,7 @@ interface ExchangesDeps {
   readonly log: Log;
   readonly metrics: HttpMetrics | undefined;
   readonly handlerTimeoutMs: number;
+  readonly slowReaderMs: number;
 }
 
 interface ServeOptions {
@@ -59,7 +61,7 @@ export interface Exchanges {
    * after it), writes one log line and one metric, and answers 503 while the server drains.
    */
   serve(route: string, run: Run, options?: ServeOptions): RequestHandler;
-  /** Makes every later request a 503 and every answer the last one of its connection. */
+  /** Ends every stream, makes every later request a 503 and every answer the last one of its connection. */
   drain(): void;
   /** Resolves when no exchange is open: answers written, handlers ended, also those nobody waits for any more. */
   idle(): Promise<void>;
@@ -71,6 +73,7 @@ export function createExchanges(deps: ExchangesDeps): Exchanges {
   // No Set: whenever one outgrows its table, the dead table takes the requests in it along to the old generation.
   const open: OpenExchange[] = [];
   const waiters: (() => void)[] = [];
+  const streams = new Set<() => void>();
   let draining = false;
 
   function serve(route: string, run: Run, options: ServeOptions = {}): RequestHandler {
@@ -104,14 +107,23 @@ export function createExchanges(deps: ExchangesDeps): Exchanges {
           answered = true;
         },
       };
-      const answer = (given: Answer) => {
-        if (answered) return;
+      let isStream = false;
+      const answer = (given: Answer): Promise<void> | undefined => {
+        if (answered) return undefined;
+        if (given.stream !== undefined) {
+          answered = isStream = true;
+          clearTimeout(deadline);
+          // From the arrival to the first byte: how long a stream lasts says nothing about this server.
+          deps.metrics?.observe(route, req.method, given.status, (performance.now() - startedAt) / 1000);
+          return stream(exchange, given.stream, given, abort);
+        }
         write(exchange, given, draining);
         answered = true;
+        return undefined;
       };
       const fail = (error: MayflyError) => {
         exchange.error = error;
-        answer(describe(error, exchange.requestId));
+        void answer(describe(error, exchange.requestId));
       };
       const deadline = setTimeout(() => {
         fail(new MayflyError("unavailable", "the request took too long", { retryAfterSeconds: 1 }));
@@ -132,8 +144,8 @@ export function createExchanges(deps: ExchangesDeps): Exchanges {
       open.push(exchange);
       res.once("close", () => {
         clearTimeout(deadline);
-        if (!res.writableFinished) abort(new Error("the caller hung up"));
-        record(exchange, (performance.now() - startedAt) / 1000, options.quiet === true);
+        if (isStream || !res.writableFinished) abort(new Error("the caller hung up"));
+        record(exchange, (performance.now() - startedAt) / 1000, options.quiet === true, isStream);
         release();
       });
       const refusal = draining
@@ -155,12 +167,40 @@ export function createExchanges(deps: ExchangesDeps): Exchanges {
     };
   }
 
-  function record(exchange: Exchange, seconds: number, quiet: boolean): void {
+  /** Resolves when the answer has ended, whoever ended it. */
+  async function stream(
+    exchange: Exchange,
+    pieces: AsyncIterable<string>,
+    answer: Answer,
+    abort: (reason: Error) => void,
+  ): Promise<void> {
+    const { req, res, requestId } = exchange;
+    const signal = exchange.signal();
+    const end = () => abort(new Error("the server is stopping"));
+    streams.add(end);
+    if (draining) end();
+    try {
+      if (res.destroyed) return;
+      res.writeHead(answer.status, headersOf(requestId, answer, draining));
+      res.flushHeaders();
+      const isRead = req.method === "HEAD" || (await pour(res, pieces, signal, deps.slowReaderMs));
+      if (isRead) res.end();
+      else res.destroy();
+    } catch (error) {
+      deps.log.error({ requestId, route: exchange.route, err: error }, "a stream broke off");
+      res.destroy();
+    } finally {
+      streams.delete(end);
+      abort(new Error("the stream has ended"));
+    }
+  }
+
+  function record(exchange: Exchange, seconds: number, quiet: boolean, isMeasured: boolean): void {
     const { req, res, route, principal, error } = exchange;
     const finished = res.writableFinished;
     // 499 is what access logs call "the caller left first"; it never goes over the wire.
     const status = finished ? res.statusCode : 499;
-    deps.metrics?.observe(route, req.method, status, seconds);
+    if (!isMeasured) deps.metrics?.observe(route, req.method, status, seconds);
     const level = finished && status >= 500 ? "error" : quiet ? "debug" : "info";
     deps.log[level](
       {
@@ -182,6 +222,7 @@ export function createExchanges(deps: ExchangesDeps): Exchanges {
     serve,
     drain() {
       draining = true;
+      for (const end of streams) end();
     },
     idle() {
       if (open.length === 0) return Promise.resolve();
@@ -202,14 +243,19 @@ export function createExchanges(deps: ExchangesDeps): Exchanges {
 function write({ req, res, requestId }: Exchange, answer: Answer, last: boolean): void {
   if (res.destroyed || res.headersSent) return;
   if (!req.complete) discard(req);
+  const headers = headersOf(requestId, answer, last);
+  if (answer.status !== 204 && answer.status !== 304) headers.push("content-length", Buffer.byteLength(answer.body));
+  res.writeHead(answer.status, headers);
+  res.end(answer.body);
+}
+
+function headersOf(requestId: string, answer: Answer, last: boolean): (string | number)[] {
   // A flat list, because Node takes it as it is; building and walking an object cost twice as much.
   const headers: (string | number)[] = ["x-request-id", requestId];
   for (const [name, value] of everyAnswer) if (answer.headers[name] === undefined) headers.push(name, value);
   for (const name of Object.keys(answer.headers)) headers.push(name, answer.headers[name] ?? "");
   if (last) headers.push("connection", "close");
-  if (answer.status !== 204 && answer.status !== 304) headers.push("content-length", Buffer.byteLength(answer.body));
-  res.writeHead(answer.status, headers);
-  res.end(answer.body);
+  return headers;
 }
 
 const everyAnswer = Object.entries(securityHeaders);

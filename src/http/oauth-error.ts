@@ -24,6 +24,7 @@ const byCode: Readonly<Record<ErrorCode, readonly [status: number, error: string
   precondition_required: [400, "invalid_request"],
   rate_limited: [429, "temporarily_unavailable"],
   internal: [500, "server_error"],
+  not_supported: [501, "invalid_request"],
   target_rejected: [502, "server_error"],
   target_unavailable: [503, "temporarily_unavailable"],
   unavailable: [503, "temporarily_unavailable"],

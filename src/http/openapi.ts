@@ -90,6 +90,10 @@ function headersOf(endpoint: Endpoint): Json[] {
   if (endpoint.conditional === true) {
     headers.push({ name: "If-Match", in: "header", required: true, schema: { type: "string" } });
   }
+  if (endpoint.stream) {
+    const description = "The id of the last event that was received: what came after it is sent.";
+    headers.push({ name: "Last-Event-ID", in: "header", required: false, description, schema: { type: "string" } });
+  }
   if (endpoint.method === "post" && endpoint.allow !== "public" && endpoint.errors !== "oauth") {
     const description = "A structured-field string. The first answer under a key is replayed for 24 hours.";
     const schema = { type: "string", minLength: 1, maxLength: 257 };

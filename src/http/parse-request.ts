@@ -1,5 +1,6 @@
 import { z } from "zod";
 import { type FieldError, MayflyError, notFound } from "../lib/errors.ts";
+import { strictJsonLimits } from "../lib/strict-json.ts";
 import type { Endpoint } from "./endpoint.ts";
 import type { Exchange } from "./exchange.ts";
 import { parseFlat } from "./flat.ts";
@@ -28,6 +29,8 @@ export function parserOf(endpoint: Endpoint): (exchange: Exchange, raw: Buffer) 
   const anyQuery = endpoint.query === undefined && endpoint.allow === "public" && endpoint.method === "get";
   const isForm = endpoint.bodyKind === "form";
   const repeatable = endpoint.repeatable ?? [];
+  const { bodyLimitMembers: maxMembers = strictJsonLimits.maxMembers } = endpoint;
+  const limits = { ...strictJsonLimits, maxMembers };
 
   return ({ req }, raw) => {
     const params = paramsSchema.safeParse(req.params);
@@ -41,7 +44,9 @@ export function parserOf(endpoint: Endpoint): (exchange: Exchange, raw: Buffer) 
       query = check(querySchema, flat, "#/query", problems);
     }
     const contentType = req.headers["content-type"];
-    const sent = isForm ? parseFormBody(contentType, raw, repeatable, problems) : parseJsonBody(contentType, raw);
+    const sent = isForm
+      ? parseFormBody(contentType, raw, repeatable, problems)
+      : parseJsonBody(contentType, raw, limits);
     const body = check(bodySchema, sent, "", problems);
     if (problems.length > 0) {
       throw new MayflyError("invalid_request", "some of what was sent is not acceptable", { errors: problems });

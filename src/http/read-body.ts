@@ -1,7 +1,7 @@
 import { isUtf8 } from "node:buffer";
 import type { IncomingMessage } from "node:http";
 import { type FieldError, invalid, MayflyError } from "../lib/errors.ts";
-import { parseStrictJson, StrictJsonError } from "../lib/strict-json.ts";
+import { parseStrictJson, StrictJsonError, type StrictJsonLimits, strictJsonLimits } from "../lib/strict-json.ts";
 import { clientGone } from "./exchange.ts";
 import { parseFlat } from "./flat.ts";
 
@@ -49,13 +49,17 @@ function hasBody(req: IncomingMessage): boolean {
 }
 
 /** The value of a JSON body; undefined for an empty one. Only UTF-8, and only what {@link parseStrictJson} takes. */
-export function parseJsonBody(contentType: string | undefined, raw: Buffer): unknown {
+export function parseJsonBody(
+  contentType: string | undefined,
+  raw: Buffer,
+  limits: StrictJsonLimits = strictJsonLimits,
+): unknown {
   if (raw.length === 0) return undefined;
   if (contentType === undefined || !JSON_TYPE.test(contentType)) {
     throw new MayflyError("unsupported_media_type", "send application/json in UTF-8");
   }
   try {
-    return parseStrictJson(textOf(raw));
+    return parseStrictJson(textOf(raw), limits);
   } catch (error) {
     // Cut, because a name of the body may be nearly as long as the body.
     if (error instanceof StrictJsonError) throw invalid(error.pointer.slice(0, MAX_POINTER), error.message);

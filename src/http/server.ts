@@ -31,6 +31,8 @@ export interface HttpLimits {
   readonly maxConnections: number;
   /** From the headers of a request to its answer, everything included. Then 503. */
   readonly handlerTimeoutMs: number;
+  /** How long a streamed answer waits for its reader. Then it is cut off. */
+  readonly slowReaderMs: number;
   /** How long {@link HttpServer.stop} waits for what is in flight. */
   readonly stopTimeoutMs: number;
 }
@@ -47,6 +49,7 @@ const httpLimits: HttpLimits = {
   maxRequestsPerSocket: 1_000,
   maxConnections: 2_000,
   handlerTimeoutMs: 30_000,
+  slowReaderMs: 10_000,
   stopTimeoutMs: 10_000,
 };
 
@@ -80,8 +83,8 @@ export interface HttpServer {
   /** The same for the listener that speaks TLS. Rejects when the server was made without it. */
   startTls(host: string, port: number): Promise<number>;
   /**
-   * Stops accepting, lets what is in flight finish within the limit, then closes every connection, which aborts
-   * the rest. Whether everything had finished. Later calls get the same answer.
+   * Stops accepting, ends streams, lets what is in flight finish within the limit, then closes every connection, which
+   * aborts the rest. Whether everything had finished. Later calls get the same answer.
    */
   stop(): Promise<boolean>;
 }
@@ -93,6 +96,7 @@ export function createHttpServer(options: HttpServerOptions): HttpServer {
     log: options.log,
     metrics: options.metrics === undefined ? undefined : createHttpMetrics(options.metrics),
     handlerTimeoutMs: limits.handlerTimeoutMs,
+    slowReaderMs: limits.slowReaderMs,
   });
   const app = createApp(options, exchanges);
   const http = {

@@ -19,6 +19,7 @@ const codes = {
   precondition_required: { status: 428, retryable: false, title: "If-Match is required" },
   rate_limited: { status: 429, retryable: true, title: "Too many requests" },
   internal: { status: 500, retryable: true, title: "Mayfly failed" },
+  not_supported: { status: 501, retryable: false, title: "Mayfly does not do this" },
   target_rejected: { status: 502, retryable: false, title: "The target system refused" },
   target_unavailable: { status: 503, retryable: true, title: "The target system did not answer" },
   unavailable: { status: 503, retryable: true, title: "Mayfly cannot answer now" },

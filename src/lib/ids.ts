@@ -22,6 +22,8 @@ const idPrefixes = {
   approval: "apr",
   revocation: "rev",
   event: "evt",
+  statusList: "stl",
+  use: "use",
 } as const;
 
 export type IdKind = keyof typeof idPrefixes;

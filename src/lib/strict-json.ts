@@ -8,7 +8,7 @@ export interface StrictJsonLimits {
 }
 
 /** The limits of HTTP bodies and of token headers and payloads. */
-const strictJsonLimits: StrictJsonLimits = { maxDepth: 10, maxMembers: 500 };
+export const strictJsonLimits: StrictJsonLimits = { maxDepth: 10, maxMembers: 500 };
 
 const problems = {
   syntax: "this is not JSON",

@@ -1,6 +1,7 @@
 import { proofAlgorithms } from "../identity/dpop-proof.ts";
 import { signatureAlgorithms } from "../identity/public-jwk.ts";
 import { TASK_DETAILS } from "../issuers/registry.ts";
+import { statusUri } from "../status/status-list.ts";
 import { grantTypes } from "./token.ts";
 
 /** The path of a tenant's metadata: RFC 8414 §3.1 puts the well-known part before the issuer's own path. */
@@ -41,6 +42,9 @@ export function serverMetadata(
     introspection_signing_alg_values_supported: ["ES256"],
     revocation_endpoint: `${publicUrl}/oauth/revoke`,
     ...byAssertion("revocation"),
+    status_list_aggregation_endpoint: statusUri(issuer),
+    mayfly_status_events_endpoint: `${publicUrl}/status/events`,
+    mayfly_uses_endpoint: `${publicUrl}/v1/uses`,
     dpop_signing_alg_values_supported: proofAlgorithms,
     response_types_supported: [],
     grant_types_supported: grantTypes,

@@ -138,10 +138,10 @@ export async function aCredential(r: Registry, reasons: Reasons, selfContained =
     `insert into credentials (tenant_id, id, agent_id, owner_id, identity_id, task_id, purpose_id, target_id, decision_id,
        issuer, self_contained, revocability, environment, data_class, binding, actions, resource_ids, access,
        requested_ttl_seconds, ttl_seconds, ttl_bound, downstream_name, handle_sealed, requested_by, create_by, expires_at,
-       state, state_by, state_reason, due_at, activated_at)
+       state, state_by, state_reason, due_at, activated_at, status_list, status_index)
      values ($1, $2, $3, $4, $5, $6, $7, $8, $9, 'postgres', $10, 'immediate', 'staging', 'internal', 'bearer', '{read}', $11,
        '[]', 300, 300, 'request', 'mfy', 'x', 'test', now(), now() + interval '5 minutes', 'active', 'test', 'minted',
-       now() + interval '5 minutes', now())`,
+       now() + interval '5 minutes', now(), $12, $13)`,
     [
       reasons.tenantId ?? DEFAULT_TENANT,
       id,
@@ -154,6 +154,8 @@ export async function aCredential(r: Registry, reasons: Reasons, selfContained =
       newId("decision"),
       selfContained,
       reasons.resourceIds ?? [],
+      selfContained ? `stl_${"0".repeat(32)}` : null,
+      selfContained ? 0 : null,
     ],
   );
   return id;

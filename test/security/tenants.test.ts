@@ -330,6 +330,11 @@ describe("invariant 10: the second wall", () => {
         "delete from mayfly.decisions",
         "update mayfly.decisions set outcome = 'allow'",
         "delete from mayfly.tasks",
+        "delete from mayfly.uses",
+        "update mayfly.uses set after_end = false",
+        "delete from mayfly.token_statuses",
+        "update mayfly.token_statuses set expires_at = now()",
+        "update mayfly.status_lists set seed = ''",
       ])
         await expect(runtime.query(statement)).rejects.toMatchObject({ code: "42501" });
       await expect(
