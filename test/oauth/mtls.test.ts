@@ -156,6 +156,7 @@ describe("clients that are not ours, over real TLS", () => {
       mtls_endpoint_aliases: { token_endpoint: tokenUrl() },
       token_endpoint_auth_methods_supported: [
         "private_key_jwt",
+        "spiffe_jwt",
         "tls_client_auth",
         "self_signed_tls_client_auth",
         "spiffe_x509",
