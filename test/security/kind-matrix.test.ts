@@ -106,6 +106,22 @@ const places: readonly Place[] = [
     send: async (jwt) => outcome(await post("/oauth/token", grant(), { ...bearing(await agent()), dpop: jwt })),
   },
   {
+    name: "subject_token at /oauth/token",
+    ...token,
+    // RFC 8693 §2.2.2
+    refusal: "400 invalid_request",
+    async send(jwt) {
+      const { resource: _resource, ...form } = grant();
+      const exchange = {
+        ...form,
+        grant_type: "urn:ietf:params:oauth:grant-type:token-exchange",
+        subject_token: jwt,
+        subject_token_type: "urn:ietf:params:oauth:token-type:access_token",
+      };
+      return outcome(await post("/oauth/token", exchange, bearing(await agent())));
+    },
+  },
+  {
     name: "token at /oauth/introspect",
     ...token,
     // RFC 7662 §2.2

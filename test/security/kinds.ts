@@ -113,7 +113,8 @@ export async function makeWorld(app: App): Promise<World> {
 
   let live: Promise<{ id: string; token: string }> | undefined;
   const mint = async (): Promise<{ id: string; token: string }> => {
-    const body = { task_id: taskId, target: "itself", actions: ["read"], resources: ["tickets"] };
+    const delegation = { max_depth: 1, allowed: [] };
+    const body = { task_id: taskId, target: "itself", actions: ["read"], resources: ["tickets"], delegation };
     const answer = await app.call(await app.token({ sub: s.agentSub }), "POST", "/v1/credentials", body);
     return { id: answer.body.credential.id, token: answer.body.secret.access_token };
   };
