@@ -35,6 +35,8 @@ export interface Minted {
   /** Seconds after a revoke within which someone who does not ask us may still believe it. */
   readonly effectiveBoundSeconds: number;
   readonly secret: Readonly<Record<string, Secret | string | number>>;
+  /** What a token of ours says, in the words of its issuer; undefined for what a far side made. */
+  readonly claims: Readonly<Record<string, unknown>> | undefined;
 }
 
 /** How the credential comes to be. `downstreamName` and `handleSealed` are absent when no far side knows it. */
@@ -113,6 +115,7 @@ export function mintedOf(
   revocability: Minted["revocability"],
   effectiveBoundSeconds: number,
   secret: Minted["secret"],
+  claims?: Minted["claims"],
 ): Minted {
   return {
     id: plan.id,
@@ -124,6 +127,7 @@ export function mintedOf(
     revocability,
     effectiveBoundSeconds,
     secret,
+    claims,
   };
 }
 

@@ -209,7 +209,7 @@ async function mintToken(
       });
       const type = tokenTypeOf(principal.confirmation);
       const secret = { access_token: new Secret(token), token_type: type, expires_in: life.ttlSeconds };
-      return mintedOf(plan, issuer.revocability, life.ttlSeconds, secret);
+      return mintedOf(plan, issuer.revocability, life.ttlSeconds, secret, claims);
     } catch (error) {
       await abandon(deps, principal, plan.id, context);
       throw error;

@@ -1,8 +1,7 @@
 import type { IncomingMessage } from "node:http";
-import type { FieldError } from "../lib/errors.ts";
 import { oauthError } from "../lib/oauth-error.ts";
 import type { RequestFacts } from "./endpoint.ts";
-import { parseFormBody } from "./read-body.ts";
+import type { Form } from "./read-body.ts";
 
 /**
  * Who the form says the caller is (RFC 7521 §4.2, RFC 8705 §2), for authenticating before anything else in the form is
@@ -13,11 +12,11 @@ import { parseFormBody } from "./read-body.ts";
  */
 export function clientOf(
   req: IncomingMessage,
-  form: Buffer,
+  { sent: parameters }: Form,
   hasCertificate: boolean,
 ): Pick<RequestFacts, "client" | "clientId"> {
-  const problems: FieldError[] = [];
-  const sent = parseFormBody(req.headers["content-type"], form, [], problems) as Partial<Record<string, string>>;
+  // None of the three may be repeated, so each is one text.
+  const sent = parameters as Partial<Record<string, string>>;
   const { client_assertion: assertion, client_assertion_type: type, client_id: clientId } = sent;
   const byHeader = req.headers.authorization !== undefined;
   if (assertion === undefined && type === undefined) {

@@ -4,7 +4,7 @@ import { strictJsonLimits } from "../lib/strict-json.ts";
 import type { Endpoint } from "./endpoint.ts";
 import type { Exchange } from "./exchange.ts";
 import { parseFlat } from "./flat.ts";
-import { parseFormBody, parseJsonBody } from "./read-body.ts";
+import { type Form, parseFormBody, parseJsonBody } from "./read-body.ts";
 import { check } from "./validate.ts";
 
 /** What of a request is parsed. */
@@ -18,10 +18,10 @@ const nothing = z.strictObject({});
 const noBody = nothing.optional();
 
 /**
- * The parser of one endpoint's requests, built once. It answers with everything that is wrong at a time. A path
+ * The parser of one endpoint's requests, built once; what was read of a form already is not read again. It answers with everything that is wrong at a time. A path
  * parameter that is not spelled as its schema wants is the same 404 as an id that does not exist.
  */
-export function parserOf(endpoint: Endpoint): (exchange: Exchange, raw: Buffer) => ParsedRequest {
+export function parserOf(endpoint: Endpoint): (exchange: Exchange, raw: Buffer, form?: Form) => ParsedRequest {
   const paramsSchema = endpoint.params ?? nothing;
   const querySchema = endpoint.query ?? nothing;
   const bodySchema = endpoint.body ?? noBody;
@@ -32,7 +32,7 @@ export function parserOf(endpoint: Endpoint): (exchange: Exchange, raw: Buffer) 
   const { bodyLimitMembers: maxMembers = strictJsonLimits.maxMembers } = endpoint;
   const limits = { ...strictJsonLimits, maxMembers };
 
-  return ({ req }, raw) => {
+  return ({ req }, raw, read) => {
     const params = paramsSchema.safeParse(req.params);
     if (!params.success) throw notFound();
     const problems: FieldError[] = [];
@@ -44,9 +44,9 @@ export function parserOf(endpoint: Endpoint): (exchange: Exchange, raw: Buffer) 
       query = check(querySchema, flat, "#/query", problems);
     }
     const contentType = req.headers["content-type"];
-    const sent = isForm
-      ? parseFormBody(contentType, raw, repeatable, problems)
-      : parseJsonBody(contentType, raw, limits);
+    const form = isForm ? (read ?? parseFormBody(contentType, raw, repeatable)) : undefined;
+    problems.push(...(form?.problems ?? []));
+    const sent = form === undefined ? parseJsonBody(contentType, raw, limits) : form.sent;
     const body = check(bodySchema, sent, "", problems);
     if (problems.length > 0) {
       throw new MayflyError("invalid_request", "some of what was sent is not acceptable", { errors: problems });

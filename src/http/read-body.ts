@@ -67,21 +67,23 @@ export function parseJsonBody(
   }
 }
 
+/** A form as it was sent, and what is wrong with it. */
+export interface Form {
+  readonly sent: Readonly<Record<string, string | readonly string[]>>;
+  readonly problems: readonly FieldError[];
+}
+
 /**
  * The parameters of a form body. RFC 6749 §3.1: none may come twice (but those the endpoint names), and one
  * without a value counts as absent.
  */
-export function parseFormBody(
-  contentType: string | undefined,
-  raw: Buffer,
-  repeatable: readonly string[],
-  problems: FieldError[],
-): unknown {
-  if (raw.length === 0) return {};
+export function parseFormBody(contentType: string | undefined, raw: Buffer, repeatable: readonly string[]): Form {
+  const problems: FieldError[] = [];
+  if (raw.length === 0) return { sent: {}, problems };
   if (contentType === undefined || !FORM_TYPE.test(contentType)) {
     throw new MayflyError("unsupported_media_type", "send application/x-www-form-urlencoded in UTF-8");
   }
-  return parseFlat(textOf(raw), { prefix: "/", repeatable, dropEmpty: true }, problems);
+  return { sent: parseFlat(textOf(raw), { prefix: "/", repeatable, dropEmpty: true }, problems), problems };
 }
 
 function textOf(raw: Buffer): string {

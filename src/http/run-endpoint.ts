@@ -13,7 +13,7 @@ import { fingerprintOf, type IdempotencyStore, idempotencyKeyOf, once } from "./
 import { oauthAnswer } from "./oauth-error.ts";
 import { parserOf } from "./parse-request.ts";
 import { challenge, type DescribeError, problemAnswer, toMayflyError } from "./problem.ts";
-import { DEFAULT_BODY_LIMIT_BYTES, readRawBody } from "./read-body.ts";
+import { DEFAULT_BODY_LIMIT_BYTES, parseFormBody, readRawBody } from "./read-body.ts";
 import { assertDeclared, replyAnswer } from "./reply.ts";
 
 /** Says who calls, or throws MayflyError `unauthenticated`. `request` is for proofs bound to method and path. */
@@ -68,7 +68,8 @@ export function runEndpoint(endpoint: Endpoint, deps: RunDeps): Run {
     assertHeadersOnce(req);
     const limit = endpoint.bodyLimitBytes ?? DEFAULT_BODY_LIMIT_BYTES;
     const isPublic = endpoint.allow === "public";
-    const form = endpoint.clientAssertion ? await readRawBody(req, limit) : undefined;
+    const early = endpoint.clientAssertion ? await readRawBody(req, limit) : undefined;
+    const form = early && parseFormBody(req.headers["content-type"], early, endpoint.repeatable ?? []);
     const certificate = isPublic ? undefined : deps.readCertificate(req);
     const request: RequestFacts = {
       ...factsOf(exchange),
@@ -88,8 +89,8 @@ export function runEndpoint(endpoint: Endpoint, deps: RunDeps): Run {
     const authenticateAgain = () => authenticate("again");
     const principal = isPublic ? nobody : await authenticate(endpoint.remembersCaller ? "remembered" : "now");
     const ifMatch = endpoint.conditional === true ? ifMatchOf(req) : undefined;
-    const raw = form ?? (await readRawBody(req, limit));
-    const { params, query, body } = parse(exchange, raw);
+    const raw = early ?? (await readRawBody(req, limit));
+    const { params, query, body } = parse(exchange, raw, form);
     const idempotencyKey = honoursKey ? idempotencyKeyOf(req) : undefined;
     const work = async () => {
       const reply = await endpoint.handle({

@@ -59,18 +59,17 @@ export async function issueToken(deps: RecordedMintDeps, call: TokenCall): Promi
   });
   const token = minted.secret["access_token"];
   if (!(token instanceof Secret)) throw new MayflyError("internal", "the target's credentials are no access tokens");
-  const text = token.reveal();
-  const claims = JSON.parse(Buffer.from(text.split(".")[1] ?? "", "base64url").toString()) as {
+  const { scope: granted, authorization_details: details = [] } = (minted.claims ?? {}) as {
     readonly scope?: string;
-    readonly authorization_details: readonly unknown[];
+    readonly authorization_details?: readonly unknown[];
   };
   return {
-    access_token: text,
+    access_token: token.reveal(),
     ...(parent === undefined ? {} : { issued_token_type: ACCESS_TOKEN_TYPE }),
     token_type: minted.secret["token_type"] === "DPoP" ? "DPoP" : "Bearer",
     expires_in: minted.lifetime.ttlSeconds,
-    ...(claims.scope === undefined ? {} : { scope: claims.scope }),
-    authorization_details: claims.authorization_details,
+    ...(granted === undefined ? {} : { scope: granted }),
+    authorization_details: details,
   };
 }
 
