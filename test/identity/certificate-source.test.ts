@@ -99,18 +99,24 @@ describe("the X.509 authorities of a SPIFFE bundle", () => {
       kind: "spiffe",
       issuer: "spiffe://prod.test",
       bundle_url: "https://x.test/b",
+      bundle_profile: "https_web",
       keys_max_age_seconds: 300,
     });
     const found = async (): Promise<number | string> => {
       const them = await cache.authoritiesOf({ id: "s", version: 1, config });
       return "code" in them ? them.code : them.length;
     };
+    // Read in the background alone: who asks before gets nothing, and does not wait.
+    expect(await found()).toBe("keys_unavailable");
+    await cache.refreshDue();
     expect(await found()).toBe(1);
     answer = fresh(await bundle());
     now += 300_000;
+    await cache.refreshDue();
     expect(await found()).toBe(0);
     answer = undefined;
     now += 299_000;
+    await cache.refreshDue();
     expect(await found()).toBe(0);
     now += 2_000;
     expect(await found()).toBe("keys_stale");
