@@ -143,14 +143,14 @@ describe("invariant 7: revoking any node kills its whole subtree", () => {
     expect(await statesBelow(root)).toEqual({ revoked: 1 + 2 * FAN_OUT, active: 3 * FAN_OUT });
     expect((await app.call(by, "POST", `/v1/credentials/${root}/revoke`)).status).toBe(200);
     expect(await statesBelow(root)).toEqual({ revoked: 1 + DEPTH * FAN_OUT });
-    // One statement: all of it has one moment, and each has its own event.
+    // Each order was one statement (rows know the command that wrote them), and every credential has its own event.
     const { rows } = await app.broker.db.withTenant({ tenantId: s.tenantId, actor: "test" }, (tx) =>
-      sql<{ moments: number; events: number }>`
-        select count(distinct c.state_at)::int as moments, count(e.id)::int as events from credentials c
+      sql<{ statements: number; events: number }>`
+        select count(distinct (c.xmin::text, c.cmin::text))::int as statements, count(e.id)::int as events from credentials c
           join audit_events e on e.credential_id = c.id and e.type = 'credential.revoked'
          where c.id = ${root} or c.ancestors && array[${root}]::text[]`.execute(tx),
     );
-    expect(rows).toEqual([{ moments: 2, events: 1 + DEPTH * FAN_OUT }]);
+    expect(rows).toEqual([{ statements: 2, events: 1 + DEPTH * FAN_OUT }]);
   });
 
   test("the kill switch counts what was minted from what it means, and takes it too", async () => {
