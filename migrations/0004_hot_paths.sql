@@ -92,6 +92,7 @@ begin
       'generation', gn.generation,
       'now_ms', ms(clock_timestamp()),
       'tenant_state', tn.state,
+      'signing_kid', (select sk.kid from signing_keys sk where sk.tenant_id = p_tenant and sk.purpose = 'access_token' and sk.state = 'active'),
       'policy_version', (select ps.policy_version from policy_sets ps where ps.tenant_id = p_tenant and ps.active),
       'task', k.facts, 'agent', a.facts, 'purpose', p.facts, 'target', g.facts, 'parent', c.facts,
       'resources', coalesce((

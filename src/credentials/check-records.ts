@@ -21,6 +21,7 @@ export interface CheckedMint {
   readonly purpose: NonNullable<MintFacts["purpose"]>;
   readonly target: NonNullable<MintFacts["target"]>;
   readonly policyVersion: number;
+  readonly signingKid: string | null;
   readonly relationships: MintFacts["relationships"];
   /** One entry per (action, resource), each with what it means to the issuer. */
   readonly grants: readonly { readonly action: PolicyAction; readonly access: unknown }[];
@@ -77,6 +78,7 @@ export function checkRecords(facts: MintFacts, request: MintRequest, holder: Pri
     purpose,
     target,
     policyVersion: facts.policy_version,
+    signingKid: facts.signing_kid,
     relationships: facts.relationships,
     grants,
     resources,

@@ -10,6 +10,8 @@ export interface MintFacts {
   readonly now_ms: number;
   readonly tenant_state: "active" | "suspended";
   readonly policy_version: number | null;
+  /** The key that signs access tokens; null before the tenant's first one. */
+  readonly signing_kid: string | null;
   readonly agent: {
     readonly id: Id<"agent">;
     readonly kind: AgentKind;

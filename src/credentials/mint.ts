@@ -180,7 +180,7 @@ async function mintToken(
     access: checked.grants.map((grant) => grant.access),
     delegation: request.delegation,
   });
-  const signer = await deps.keys.signer(principal.tenantId, "access_token", checked.generation);
+  const signer = await deps.keys.signer(principal.tenantId, "access_token", checked.generation, checked.signingKid);
   const status = await deps.statusPlaces.take(principal.tenantId, life.expiresMs);
   const made = {
     limits: deps.limits,

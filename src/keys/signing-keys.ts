@@ -25,8 +25,11 @@ export interface Signer {
  * one, and a key that was withdrawn by then is never in it. Without it the answer is true at this moment, for a round trip.
  */
 export interface SigningKeys {
-  /** The signer of this purpose; makes the tenant's first keys when there are none. */
-  signer(tenantId: Id<"tenant">, purpose: KeyPurpose, generation?: number): Promise<Signer>;
+  /**
+   * The signer of this purpose; makes the tenant's first keys when there are none. `kid` is the one that signs at
+   * `generation`, where the caller has read both together: then nothing is read for every other change of the registry.
+   */
+  signer(tenantId: Id<"tenant">, purpose: KeyPurpose, generation?: number, kid?: string | null): Promise<Signer>;
   /**
    * The claims of a token that a key of the purpose of this `typ` signed; undefined for everything else, a token of
    * another of the tenant's keys included. Says nothing about time or revocation.
@@ -112,7 +115,9 @@ export function createSigningKeys(deps: KeyDeps): SigningKeys {
   };
 
   return {
-    async signer(tenantId, purpose, generation) {
+    async signer(tenantId, purpose, generation, kid) {
+      const held = known.get(tenantId)?.signers.get(purpose);
+      if (held !== undefined && held.kid === kid) return held;
       const present = (await keysAt(tenantId, generation)).signers.get(purpose);
       if (present !== undefined) return present;
       await ensureKeys(deps, tenantId);

@@ -113,6 +113,7 @@ function factsOf(drawn: Drawn, parent: Parent | null, nowMs: number): MintFacts 
     now_ms: nowMs,
     tenant_state: "active",
     policy_version: 1,
+    signing_kid: null,
     agent: {
       id: agentId,
       kind: "agent",
