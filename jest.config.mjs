@@ -27,6 +27,8 @@ export default {
   testPathIgnorePatterns: ["/node_modules/", ...(redis === undefined ? ["\\.redis\\.test\\.ts$"] : [])],
   modulePathIgnorePatterns: ["<rootDir>/dist", "<rootDir>/\\.mayfly"],
   extensionsToTreatAsEsm: [".ts"],
+  // Examples import the kit by the name that its users know, and run on the source here.
+  moduleNameMapper: { "^mayfly/verify$": "<rootDir>/src/verify/index.ts" },
   transform: {
     "^.+\\.ts$": [
       "@swc/jest",

@@ -6,5 +6,6 @@ export type { Problem } from "./problem.ts";
 export { accessOf, protect } from "./protect.ts";
 export { type AccessRefusalCode, AccessRefused } from "./refusal.ts";
 export type { ReplayStore } from "./replays.ts";
+export { type ResourceMetadata, serveMetadata } from "./resource-metadata.ts";
 export { createVerifier, type Verifier, type VerifierState } from "./verifier.ts";
 export type { VerifierOptions } from "./verifier-options.ts";

@@ -1,6 +1,7 @@
 import type { Authorization } from "./broker-http.ts";
 import type { ReportProblem } from "./problem.ts";
 import type { ReplayStore } from "./replays.ts";
+import { metadataUrl } from "./resource-metadata.ts";
 
 /** What an API says of itself and of the broker that it trusts. */
 export interface VerifierOptions {
@@ -19,8 +20,13 @@ export interface VerifierOptions {
   readonly maxStatusAgeMs?: number;
   /** Whether tokens that are bound to nothing are taken. Default false. */
   readonly allowBearer?: boolean;
-  /** The URL of the API's own metadata (RFC 9728), for challenges. */
+  /**
+   * The URL of the API's own metadata (RFC 9728), for challenges. Default: where RFC 9728 §3.1 puts it, made of the audience;
+   * serve it there with `serveMetadata`. An audience that is no https URL has no such place, and challenges name none.
+   */
   readonly resourceMetadata?: string;
+  /** Whether callers may show certificates to the API, for mTLS-bound tokens. Said in its metadata alone. Default false. */
+  readonly clientCertificates?: boolean;
   /** Asks for nonces in DPoP proofs (RFC 9449 §9), made with this key of 32 bytes or more: the same in every replica. */
   readonly nonceKey?: Uint8Array;
   /** Where used DPoP proofs are remembered. Default: in this process, which is enough for a single one. */
@@ -44,17 +50,20 @@ export function checkOptions(options: VerifierOptions): CheckedOptions {
   const { issuer, audience, resourceMetadata, nonceKey, maxStatusAgeMs = 10_000 } = options;
   if (!isIssuer(issuer)) throw new TypeError("issuer must be an https URL without query, fragment and final slash");
   if (typeof audience !== "string" || !QUOTABLE.test(audience)) throw new TypeError("audience must be a URI");
-  if (resourceMetadata !== undefined && !QUOTABLE.test(resourceMetadata))
+  if (resourceMetadata !== undefined && !(QUOTABLE.test(resourceMetadata) && URL.canParse(resourceMetadata)))
     throw new TypeError("resourceMetadata must be a URL");
   if (!(Number.isSafeInteger(maxStatusAgeMs) && maxStatusAgeMs >= MIN_STATUS_AGE_MS))
     throw new TypeError(`maxStatusAgeMs must be a whole number of at least ${MIN_STATUS_AGE_MS}`);
   if (nonceKey !== undefined && nonceKey.byteLength < MIN_NONCE_KEY_BYTES)
     throw new TypeError(`nonceKey must have at least ${MIN_NONCE_KEY_BYTES} bytes`);
+  const metadata = resourceMetadata ?? metadataUrl(audience);
   return {
     ...options,
+    ...(metadata === undefined ? {} : { resourceMetadata: metadata }),
     maxStatusAgeMs,
     publicUrl: publicUrlOf(options),
     allowBearer: options.allowBearer === true,
+    clientCertificates: options.clientCertificates === true,
     onProblem: options.onProblem ?? (() => {}),
   };
 }

@@ -10,6 +10,7 @@ import { createIssuerKeys } from "./issuer-keys.ts";
 import { BrokerProblem, sentenceOf } from "./problem.ts";
 import { createRefuse, isRefusal } from "./refusal.ts";
 import { createReplayStore } from "./replays.ts";
+import { type ResourceMetadata, resourceMetadataOf } from "./resource-metadata.ts";
 import { createStatusCheck } from "./status.ts";
 import { createStatusLists } from "./status-lists.ts";
 import { createStatusStream, type StatusStream } from "./status-stream.ts";
@@ -32,6 +33,8 @@ export interface VerifierState {
 export interface Verifier {
   /** What a call may do. Rejects with `AccessRefused` when it must be refused, and with nothing else. */
   verify(call: Call): Promise<Access>;
+  /** What to serve as the API's metadata (RFC 9728), and at which URL; undefined when the audience is no https URL. */
+  readonly resourceMetadata: ResourceMetadata | undefined;
   state(): VerifierState;
   /** Ends the stream and delivers the last use reports, for at most two seconds. */
   close(): Promise<void>;
@@ -69,6 +72,7 @@ export async function createVerifier(sent: VerifierOptions, clock: Clock = syste
   if (stream !== undefined) await atMost(READY_MS, stream.ready);
 
   return {
+    resourceMetadata: resourceMetadataOf(options),
     async verify(call) {
       const sentToken = readToken(call.headers);
       if (isRefused(sentToken)) throw refuse(sentToken);

@@ -12,7 +12,7 @@ const run = promisify(execFile);
 /** What docs/verify.md shows. */
 const API = `
 import express from "express";
-import { accessOf, AccessRefused, createVerifier, protect } from "mayfly/verify";
+import { accessOf, AccessRefused, createVerifier, protect, serveMetadata } from "mayfly/verify";
 
 const verifier = await createVerifier({
   issuer: "https://mayfly.example/t/acme",
@@ -21,6 +21,7 @@ const verifier = await createVerifier({
   onProblem: ({ code, detail }) => { console.error(code, detail); },
 });
 const app = express();
+app.use(serveMetadata(verifier));
 app.use("/tickets", protect(verifier, (request) => ({ action: request.method === "GET" ? "read" : "write", resource: "tickets" })));
 app.get("/tickets/:id", (request, response) => { response.json({ by: accessOf(request).subject }); });
 app.get("/health", (_request, response) => { response.json(verifier.state()); });
@@ -35,7 +36,7 @@ test("mayfly/verify is what the package exports, and nothing more", async () => 
     console.log(Object.keys(api).sort().join(" "));
   `;
   const { stdout } = await run(process.execPath, ["--input-type=module", "-e", script], { cwd: root });
-  expect(stdout.trim()).toBe("AccessRefused accessOf createVerifier protect");
+  expect(stdout.trim()).toBe("AccessRefused accessOf createVerifier protect serveMetadata");
 });
 
 test("its types are usable by an Express API, with all checks of the compiler on", async () => {

@@ -148,7 +148,9 @@ describe("an Express API", () => {
   test("answers without a token 401, and lets nobody through", async () => {
     const response = await fetch(`${origin}/api/tickets/7`);
     expect(response.status).toBe(401);
-    expect(response.headers.get("www-authenticate")).toBe('DPoP algs="ES256 Ed25519 EdDSA PS256"');
+    expect(response.headers.get("www-authenticate")).toBe(
+      `DPoP algs="ES256 Ed25519 EdDSA PS256", resource_metadata="${origin}/.well-known/oauth-protected-resource/api"`,
+    );
     expect(handled).toEqual([]);
   });
 

@@ -28,7 +28,6 @@ beforeAll(async () => {
     issuer: broker.issuer,
     audience: AUDIENCE,
     authorization: () => TOOL_TOKEN,
-    resourceMetadata: "https://tickets.test/.well-known/oauth-protected-resource/api",
   });
 });
 afterAll(async () => {
@@ -142,8 +141,9 @@ describe("a call with a token of its own", () => {
     const lax = await another({ allowBearer: true });
     await expect(lax.verify(call)).resolves.toBeDefined();
     const missing = await refusalOf({ ...call, headers: {} }, lax);
+    const metadata = 'resource_metadata="https://tickets.test/.well-known/oauth-protected-resource/api"';
     expect(missing.headers["www-authenticate"]).toBe(
-      `DPoP algs="ES256 Ed25519 EdDSA PS256", Bearer realm="${AUDIENCE}"`,
+      `DPoP algs="ES256 Ed25519 EdDSA PS256", ${metadata}, Bearer realm="${AUDIENCE}", ${metadata}`,
     );
     // To allow bearer tokens is not to take bound ones as such.
     const held = await broker.mint({ claims: bound() });
