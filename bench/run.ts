@@ -17,7 +17,7 @@ const USAGE = `npm run bench -- <name> [options]
   postgres     role mints, and revocations up to the proof
   status       packing and signing a status list of 2^20 tokens
   death        how long after its end a credential is proven dead (--issuer jwt|postgres, --n)
-  verify       what the verification kit adds to a call of an API
+  verify       what the verification kit adds to a call of an API; from a revocation to the refusal
 
   --seconds N      length of a round (default 5)
   --rounds N       measured rounds of each side (default 4)

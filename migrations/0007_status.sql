@@ -118,7 +118,8 @@ create function mayfly.statuses_since(p_since pg_snapshot, p_tenants text[])
 -- Items: {caller?, since?, serves?, after?, most}. The tokens that are not valid any more and not yet expired: those of the
 -- targets that the caller serves, if it is an agent; only those that are not in the snapshot `since`, if it is good for
 -- that. It is not when the caller serves other targets than it did then, or when the database is behind it (restored).
--- At most `most`, by id, after the id `after`.
+-- At most `most`, by id, after the id `after`. `audiences`: the APIs of which the caller is told everything, which are those
+-- whose targets it serves, all of them where several share the audience; null for a caller that is told of all there are.
 create function mayfly.read_statuses(p_tenant text, p_items jsonb) returns table (ord int, facts json)
   language plpgsql volatile set search_path = mayfly, pg_temp as $$
 begin
@@ -127,7 +128,7 @@ begin
   select i.ord::int, json_build_object(
       'active', i.caller is null or exists (select from agents a join owners o on o.tenant_id = p_tenant and o.id = a.owner_id
         where a.tenant_id = p_tenant and a.id = i.caller and a.state = 'active' and o.status = 'active'),
-      'serves', v.serves, 'complete', f.since is null, 'snapshot', pg_current_snapshot()::text,
+      'serves', v.serves, 'audiences', w.audiences, 'complete', f.since is null, 'snapshot', pg_current_snapshot()::text,
       'statuses', coalesce((select json_agg(json_build_object('jti', s.credential_id, 'status', s.status,
           'exp', floor(extract(epoch from s.expires_at))::bigint)) from (
         select t.credential_id, t.status, t.expires_at from token_statuses t
@@ -139,9 +140,17 @@ begin
          order by t.credential_id limit i.most) s), '[]'))
     from rows from (jsonb_to_recordset(p_items) as (caller text, since pg_snapshot, serves text, after text, most int))
       with ordinality as i (caller, since, serves, after, most, ord)
-   cross join lateral (select case when i.caller is null then 'all' else left(encode(sha256(convert_to(coalesce(
-        string_agg(r.object, ' ' order by r.object), ''), 'UTF8')), 'hex'), 16) end as serves
-      from relationships r where r.tenant_id = p_tenant and r.relation = 'serves' and r.subject = i.caller) v
+   cross join lateral (select string_agg(r.object, ' ' order by r.object) as targets
+      from relationships r where r.tenant_id = p_tenant and r.relation = 'serves' and r.subject = i.caller) m
+   cross join lateral (select case when i.caller is not null then to_json(array(
+        select distinct t.config ->> 'audience' from relationships r join targets t on t.tenant_id = p_tenant and t.id = r.object
+         where r.tenant_id = p_tenant and r.relation = 'serves' and r.subject = i.caller and t.issuer = 'jwt'
+           and not exists (select from targets o where o.tenant_id = p_tenant and o.issuer = 'jwt'
+             and o.config ->> 'audience' = t.config ->> 'audience' and not exists (select from relationships also
+               where also.tenant_id = p_tenant and also.relation = 'serves' and also.subject = i.caller and also.object = o.id))
+         order by 1)) end as audiences) w
+   cross join lateral (select case when i.caller is null then 'all' else left(encode(sha256(convert_to(
+        concat_ws(e'\n', coalesce(m.targets, ''), w.audiences::text), 'UTF8')), 'hex'), 16) end as serves) v
    cross join lateral (select case when i.serves = v.serves
         and pg_snapshot_xmax(i.since) <= pg_snapshot_xmax(pg_current_snapshot()) then i.since end as since) f
    order by 1;

@@ -13,7 +13,12 @@ export function tokenFor({ workload, issuer, audience }: Seeded, sub: string): s
 }
 
 /** Calls the API once, outside of any measurement. Throws unless it answers 2xx. */
-export async function post<Body>(server: Server, token: string, path: string, body: object): Promise<Body> {
+export async function post<Body>(
+  server: Pick<Server, "url">,
+  token: string,
+  path: string,
+  body: object,
+): Promise<Body> {
   const response = await fetch(`${server.url}${path}`, {
     method: "POST",
     headers: { authorization: `Bearer ${token}`, "content-type": "application/json" },

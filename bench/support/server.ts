@@ -23,41 +23,92 @@ export interface Server extends AsyncDisposable {
 
 const READY_WITHIN_MS = 120_000;
 
-export async function startServer({ profile }: { readonly profile: boolean }): Promise<Server> {
-  const bin = fileURLToPath(new URL("../../dist/bin/mayfly.js", import.meta.url));
+/** A server process of its own (`mayfly serve`) with a database of its own; `publicUrl` when it is behind something. */
+export async function startServer({
+  profile,
+  publicUrl,
+}: {
+  readonly profile: boolean;
+  readonly publicUrl?: string;
+}): Promise<Server> {
   const directory = await mkdtemp(join(tmpdir(), "mayfly-bench-"));
   // PostgreSQL is another user when this runs as root, and must be able to pass through.
   await chmod(directory, 0o711);
-  const env = { MAYFLY_DATA_DIR: join(directory, "data"), MAYFLY_PORT: "0", NODE_ENV: "production" };
-  const output = join(directory, "server.log");
-  const log = openSync(output, "a");
+  const env = {
+    MAYFLY_DATA_DIR: join(directory, "data"),
+    MAYFLY_PORT: "0",
+    NODE_ENV: "production",
+    ...(publicUrl === undefined ? {} : { MAYFLY_PUBLIC_URL: publicUrl }),
+  };
   const flags = profile ? ["--cpu-prof", "--cpu-prof-dir", join(directory, "profile")] : [];
-  const child = spawn(process.execPath, ["--no-warnings", ...flags, bin, "serve"], {
+  const started = start("serve", { directory, env, flags });
+  const stop = async (): Promise<void> => {
+    await started.end();
+    for (const file of profile ? await readdir(join(directory, "profile")) : [])
+      printProfile(await readFile(join(directory, "profile", file), "utf8"));
+    await rm(directory, { recursive: true, force: true });
+  };
+  try {
+    const ready = await started.ready();
+    return { ...ready, pid: started.pid, directory, env, stop, [Symbol.asyncDispose]: stop };
+  } catch (error) {
+    await stop();
+    throw error;
+  }
+}
+
+/** Another API process (`mayfly api`) of the same deployment. */
+export async function startReplica({ directory, env }: Server): Promise<{ readonly port: number } & AsyncDisposable> {
+  const started = start("api", { directory, env, flags: [] });
+  try {
+    const { port } = await started.ready();
+    return { port, [Symbol.asyncDispose]: started.end };
+  } catch (error) {
+    await started.end();
+    throw error;
+  }
+}
+
+function start(
+  command: "serve" | "api",
+  {
+    directory,
+    env,
+    flags,
+  }: {
+    readonly directory: string;
+    readonly env: Readonly<Record<string, string>>;
+    readonly flags: readonly string[];
+  },
+) {
+  const bin = fileURLToPath(new URL("../../dist/bin/mayfly.js", import.meta.url));
+  const output = join(directory, `${command}.log`);
+  const log = openSync(output, "a");
+  const child = spawn(process.execPath, ["--no-warnings", ...flags, bin, command], {
     cwd: directory,
     env: { PATH: process.env["PATH"] ?? "", ...env },
     stdio: ["ignore", log, log],
   });
   endWith(child);
   const exited = once(child, "exit");
-  const stop = async (): Promise<void> => {
-    if (child.exitCode === null && child.signalCode === null) {
+  return {
+    pid: child.pid ?? 0,
+    async ready(): Promise<{ readonly url: string; readonly port: number }> {
+      for (const startedAt = performance.now(); ; await sleep(50)) {
+        const lines = (await readFile(output, "utf8")).split("\n");
+        const ready = lines.find((line) => line.includes('"msg":"ready"'));
+        if (ready !== undefined) {
+          const { url, port } = JSON.parse(ready) as { url: string; port: number };
+          return { url, port };
+        }
+        if (child.exitCode !== null || performance.now() - startedAt > READY_WITHIN_MS)
+          throw new Error(`mayfly ${command} did not start:\n${lines.join("\n")}`);
+      }
+    },
+    async end(): Promise<void> {
+      if (child.exitCode !== null || child.signalCode !== null) return;
       child.kill("SIGTERM");
       await exited;
-    }
-    for (const file of profile ? await readdir(join(directory, "profile")) : [])
-      printProfile(await readFile(join(directory, "profile", file), "utf8"));
-    await rm(directory, { recursive: true, force: true });
+    },
   };
-  for (const startedAt = performance.now(); ; await sleep(50)) {
-    const lines = (await readFile(output, "utf8")).split("\n");
-    const ready = lines.find((line) => line.includes('"msg":"ready"'));
-    if (ready !== undefined) {
-      const { url, port } = JSON.parse(ready) as { url: string; port: number };
-      return { pid: child.pid ?? 0, port, url, directory, env, stop, [Symbol.asyncDispose]: stop };
-    }
-    if (child.exitCode !== null || performance.now() - startedAt > READY_WITHIN_MS) {
-      await stop();
-      throw new Error(`mayfly serve did not start:\n${lines.join("\n")}`);
-    }
-  }
 }

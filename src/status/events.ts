@@ -20,6 +20,8 @@ interface StatusAnswer {
   /** The caller is no agent, or an active one with an active owner. */
   readonly active: boolean;
   readonly serves: string;
+  /** The APIs of which the caller is told everything; null: of all. */
+  readonly audiences: readonly string[] | null;
   /** Everything, and not only what came since. */
   readonly complete: boolean;
   readonly snapshot: string;
@@ -96,7 +98,9 @@ export async function* statusEvents(
 
 /**
  * One `status` event, or several when there are many: `complete` on the first says that it replaces all that the reader knew,
- * `more` that another one follows at once. Only the last has an `id`, so that who is cut off in between gets all again.
+ * and comes with `audiences`, the APIs whose tokens it is told of (null: all), because a tool that serves another target than
+ * it believes would hear nothing and believe that nothing was revoked; `more` says that another one follows at once. Only
+ * the last has an `id`, so that who is cut off in between gets all again.
  * Returns how far the reader is then; undefined when it may not listen.
  */
 async function* changes(
@@ -120,7 +124,11 @@ async function* changes(
     const more = statuses.length === MOST;
     const complete = isFirst && first.complete;
     if (complete || !isFirst || statuses.length > 0)
-      yield eventText("status", { statuses, complete, more }, more ? undefined : cursorText(reached));
+      yield eventText(
+        "status",
+        { statuses, complete, more, ...(complete ? { audiences: first.audiences } : {}) },
+        more ? undefined : cursorText(reached),
+      );
     if (!more || last === undefined) return reached;
     isFirst = false;
     part = (await read(tenantId, { ...asked, after: last.jti })).facts;

@@ -39,9 +39,17 @@ export async function ask(url: string, request: BrokerRequest): Promise<Response
 /** The text of a small document of one of these media types. Throws as {@link ask} does. */
 export async function fetchText(
   url: string,
-  { maxBytes, types }: { readonly maxBytes: number; readonly types: readonly string[] },
+  {
+    maxBytes,
+    types,
+    headers = {},
+  }: {
+    readonly maxBytes: number;
+    readonly types: readonly string[];
+    readonly headers?: Readonly<Record<string, string>>;
+  },
 ): Promise<string> {
-  const response = await ask(url, { accept: types.join(", "), signal: AbortSignal.timeout(TIMEOUT_MS) });
+  const response = await ask(url, { accept: types.join(", "), headers, signal: AbortSignal.timeout(TIMEOUT_MS) });
   try {
     const type = response.headers.get("content-type")?.split(";", 1)[0]?.trim().toLowerCase() ?? "";
     if (!types.includes(type)) throw new BrokerProblem("the issuer's answer has another content type");

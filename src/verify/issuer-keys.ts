@@ -41,7 +41,9 @@ export function createIssuerKeys(
 
   const read = async (): Promise<void> => {
     const types = ["application/jwk-set+json", "application/json"];
-    const text = await fetchText(jwksUri, { types, maxBytes: MAX_BYTES });
+    // The broker lets caches keep the set for five minutes. A key that was withdrawn may not live for so long here.
+    const headers = { "cache-control": "no-cache" };
+    const text = await fetchText(jwksUri, { types, headers, maxBytes: MAX_BYTES });
     // The same document: the same keys, as objects too, by which signatures that were checked are remembered.
     if (text !== document) set = await importKeySet(parseObject(text), "sig", [TOKEN_ALGORITHM]).catch(refused);
     document = text;

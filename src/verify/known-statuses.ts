@@ -30,7 +30,8 @@ interface Change {
   readonly exp: number;
 }
 
-export function createKnownStatuses(clock: Clock, maxInvalid: number): KnownStatuses {
+/** Believes a stream only if it tells of this audience. */
+export function createKnownStatuses(audience: string, clock: Clock, maxInvalid: number): KnownStatuses {
   let invalid = new Map<string, number>();
   /** A complete account of which more is to come. It takes the place of `invalid` when it is whole. */
   let coming: Map<string, number> | undefined;
@@ -50,10 +51,13 @@ export function createKnownStatuses(clock: Clock, maxInvalid: number): KnownStat
     if (into.size > maxInvalid) throw new BrokerProblem(`more than ${maxInvalid} tokens of this API are invalid`);
   };
   const readStatus = (data: string): void => {
-    const event = parse(data, limits) as { statuses?: unknown; complete?: unknown; more?: unknown };
-    const { statuses, complete: isAll, more = false } = event;
+    const event = parse(data, limits) as Readonly<Record<string, unknown>>;
+    const { statuses, complete: isAll, more, audiences } = event;
     const isEvent = typeof isAll === "boolean" && typeof more === "boolean" && Array.isArray(statuses);
     if (!isEvent || !statuses.every(isChange)) throw new BrokerProblem("a status event is not what it should be");
+    // A tool that does not serve this API hears of nothing, which must not look like nothing to hear of.
+    if (isAll && audiences !== null && !(Array.isArray(audiences) && audiences.includes(audience)))
+      throw new BrokerProblem("the status stream does not tell of this API: the tool does not serve its target");
     if (isAll) coming = new Map();
     else if (coming === undefined && !complete)
       throw new BrokerProblem("the first status event does not tell everything");

@@ -42,13 +42,15 @@ const badCursorStatuses = [400, 404, 409, 410, 412, 422];
 
 export function createStatusStream(settings: {
   readonly endpoint: string;
+  /** The API's identifier. A stream that does not tell of it is not believed. */
+  readonly audience: string;
   readonly authorization: Authorization;
   readonly clock: Clock;
   readonly onProblem: ReportProblem;
   readonly limits?: StreamLimits;
 }): StatusStream {
-  const { endpoint, authorization, clock, onProblem, limits = streamLimits } = settings;
-  const known = createKnownStatuses(clock, limits.maxInvalid);
+  const { endpoint, audience, authorization, clock, onProblem, limits = streamLimits } = settings;
+  const known = createKnownStatuses(audience, clock, limits.maxInvalid);
   const ended = new AbortController();
   let cursor: string | undefined;
   let connected = false;
@@ -89,8 +91,9 @@ export function createStatusStream(settings: {
           if (!known.isComplete()) continue;
           connected = true;
           becameReady();
-          // One that cannot be sent back in a header is no cursor. Without a new one the last one holds.
-          if (event.id !== undefined) cursor = /^[\x21-\x7e]{1,1024}$/.test(event.id) ? event.id : undefined;
+          // One that cannot be sent back in a header is no cursor. Without a new one the last one holds. Ids of the broker
+          // have up to 2,500 characters.
+          if (event.id !== undefined) cursor = /^[\x21-\x7e]{1,4096}$/.test(event.id) ? event.id : undefined;
         }
       } catch (error) {
         // Whatever was not understood may have been a revocation: all is asked for again.

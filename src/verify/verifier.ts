@@ -121,7 +121,7 @@ async function readIssuer(
 }
 
 function openStream(
-  { authorization, onProblem }: CheckedOptions,
+  { audience, authorization, onProblem }: CheckedOptions,
   { statusEventsEndpoint: endpoint }: IssuerMetadata,
   clock: Clock,
 ): StatusStream | undefined {
@@ -130,7 +130,7 @@ function openStream(
     onProblem({ code: "stream_down", detail: "the issuer's metadata has no mayfly_status_events_endpoint" });
     return undefined;
   }
-  return createStatusStream({ endpoint, authorization, clock, onProblem });
+  return createStatusStream({ endpoint, audience, authorization, clock, onProblem });
 }
 
 async function atMost(milliseconds: number, work: Promise<void>): Promise<void> {

@@ -85,7 +85,10 @@ describe("a reader of events", () => {
     ]).toEqual(["text/event-stream", "no-store", "no"]);
     for (const reader of [one, two]) {
       await hears(reader, [early.id]);
-      expect(reader.heard[0]).toMatchObject({ event: "status", data: { complete: true, more: false } });
+      expect(reader.heard[0]).toMatchObject({
+        event: "status",
+        data: { complete: true, more: false, audiences: null },
+      });
     }
     await revoke(app, late.id);
     for (const reader of [one, two]) {
@@ -254,7 +257,36 @@ describe("invariant 10: a reader hears only of what concerns it", () => {
     await serves(tool.id, target?.id ?? "");
     await hears(reader, [alien.id]);
     const again = reader.heard.findLast(({ event }) => event === "status");
-    expect(again?.data.complete).toBe(true);
+    expect(again?.data).toMatchObject({
+      complete: true,
+      audiences: ["https://other.test/api", "https://tickets.test/api"],
+    });
+  });
+
+  test("an agent is told of which APIs it is told everything: none of which another target has a part", async () => {
+    const tool = await aTool("tool-of-a-part");
+    await using reader = await listen(replica, tool.token);
+    const audiences = () => reader.heard.findLast(({ data }) => data.audiences !== undefined)?.data.audiences;
+    await until("the beginning", () => reader.heard.length > 0);
+    expect(audiences()).toEqual([]);
+    await serves(tool.id, s.targetId);
+    await until("it serves the API", () => audiences()?.[0] === "https://tickets.test/api");
+    // Tokens of this one have the same audience, and the tool is not told of them.
+    let twin: Id<"target"> | undefined;
+    await as(async (tx) => {
+      twin = await aTarget(tx, app.broker, {
+        tenantId: s.tenantId,
+        ownerId: s.ownerId,
+        name: "twin",
+        issuer: "jwt",
+        config: { audience: "https://tickets.test/api" },
+        resources: { [s.resourceId]: { read: {} } },
+      });
+    });
+    await until("it serves a part of it", () => audiences()?.length === 0);
+    if (twin === undefined) throw new Error("no twin");
+    await serves(tool.id, twin);
+    await until("it serves all of it", () => audiences()?.[0] === "https://tickets.test/api");
   });
 
   test("nobody of another tenant", async () => {

@@ -8,6 +8,7 @@ export interface Heard {
   readonly data: {
     readonly statuses?: { readonly jti: string; readonly status: number; readonly exp: number }[];
     readonly complete?: boolean;
+    readonly audiences?: string[] | null;
     readonly more?: boolean;
     readonly at_ms?: number;
   };

@@ -18,7 +18,11 @@ export interface RacerOptions {
 }
 
 /** An agent of its own with an owner, an identity, a purpose and an open task, in one transaction. */
-export async function aRacer(app: App, s: Seeded, options: RacerOptions = {}): Promise<Racer> {
+export async function aRacer(
+  app: Pick<App, "broker" | "token">,
+  s: Seeded,
+  options: RacerOptions = {},
+): Promise<Racer> {
   const { tenantId } = s;
   const sub = `racer-${newId("agent")}`;
   const ids = await app.broker.db.withTenant({ tenantId, actor: "test" }, async (tx) => {

@@ -36,6 +36,8 @@ export interface Broker extends AsyncDisposable {
   readonly issuer: string;
   readonly key: SigningKey;
   readonly published: JWK[];
+  /** What the tool serves, as the stream says. */
+  readonly audiences: string[];
   readonly routes: Record<"metadata" | "jwks" | "events" | "uses" | "list", Handler>;
   /** How often each route was asked. */
   readonly asked: Record<string, number>;
@@ -76,12 +78,11 @@ export async function startBroker(): Promise<Broker> {
     stream.sent = log.length;
     if (statuses.length > 0)
       stream.response.write(
-        `event: status\nid: c${log.length}\ndata: ${JSON.stringify({ statuses, complete: false })}\n\n`,
+        `event: status\nid: c${log.length}\ndata: ${JSON.stringify({ statuses, complete: false, more: false })}\n\n`,
       );
   };
   const alive = setInterval(() => {
-    for (const { response, sent } of streams)
-      response.write(`event: alive\nid: c${sent}\ndata: {"at_ms":${Date.now()}}\n\n`);
+    for (const { response } of streams) response.write(`event: alive\ndata: {"at_ms":${Date.now()}}\n\n`);
   }, 200);
 
   const demand = (request: IncomingMessage, response: ServerResponse): boolean => {
@@ -97,6 +98,7 @@ export async function startBroker(): Promise<Broker> {
     issuer: "",
     key,
     published: [key.jwk],
+    audiences: [AUDIENCE],
     asked: {},
     cursors: [],
     uses: [],
@@ -108,8 +110,8 @@ export async function startBroker(): Promise<Broker> {
         json(response, {
           issuer: broker.issuer,
           jwks_uri: `${broker.issuer}/.well-known/jwks.json`,
-          mayfly_status_events_endpoint: `${broker.issuer}/status-events`,
-          mayfly_uses_endpoint: `${broker.issuer}/uses`,
+          mayfly_status_events_endpoint: eventsEndpoint(broker),
+          mayfly_uses_endpoint: usesEndpoint(broker),
           response_types_supported: [],
         });
       },
@@ -119,14 +121,17 @@ export async function startBroker(): Promise<Broker> {
         if (request.headers.accept !== "text/event-stream") broker.problems.push("no Accept: text/event-stream");
         const cursor = request.headers["last-event-id"] as string | undefined;
         broker.cursors.push(cursor);
-        response.writeHead(200, { "content-type": "text/event-stream", "cache-control": "no-store" });
         const from = /^c([0-9]+)$/.exec(cursor ?? "")?.[1];
+        if (cursor !== undefined && from === undefined) {
+          response.writeHead(400).end();
+          return;
+        }
+        response.writeHead(200, { "content-type": "text/event-stream", "cache-control": "no-store" });
         const stream = { response, sent: from === undefined ? log.length : Number(from) };
         if (from === undefined) {
           const statuses = [...invalid].map(([jti, status]) => ({ jti, status, exp: exps.get(jti) ?? now() + 300 }));
-          response.write(
-            `event: status\nid: c${log.length}\ndata: ${JSON.stringify({ statuses, complete: true })}\n\n`,
-          );
+          const all = { statuses, complete: true, more: false, audiences: broker.audiences };
+          response.write(`event: status\nid: c${log.length}\ndata: ${JSON.stringify(all)}\n\n`);
         } else push(stream);
         streams.add(stream);
         response.on("close", () => streams.delete(stream));
@@ -141,7 +146,7 @@ export async function startBroker(): Promise<Broker> {
           if (before === undefined) broker.uses.push(...checkedUses(text, broker.problems));
           accepted.set(String(name), text);
           broker.idempotencyKeys.push(String(name));
-          response.writeHead(202).end();
+          json(response, { accepted: (JSON.parse(text) as { uses: unknown[] }).uses.length, unknown: 0 });
         });
       },
       list(request, response) {
@@ -196,10 +201,11 @@ export async function startBroker(): Promise<Broker> {
         bytes[at >> 3] = (bytes[at >> 3] ?? 0) | (status << (at & 7));
       }
       const all: Record<string, unknown> = {
+        iss: broker.issuer,
         sub: `${broker.issuer}/status/1`,
         iat: now(),
-        exp: now() + 300,
-        ttl: 30,
+        exp: now() + 60,
+        ttl: 15,
         status_list: { bits: LIST_BITS, lst: deflateSync(bytes, { level: 9 }).toString("base64url") },
         ...claims,
       };
@@ -216,8 +222,8 @@ export async function startBroker(): Promise<Broker> {
   const paths: Record<string, keyof Broker["routes"]> = {
     "/.well-known/oauth-authorization-server/t/acme": "metadata",
     "/t/acme/.well-known/jwks.json": "jwks",
-    "/t/acme/status-events": "events",
-    "/t/acme/uses": "uses",
+    "/status/events": "events",
+    "/v1/uses": "uses",
     "/t/acme/status/1": "list",
   };
   const server = await localServer((request, response) => {
@@ -230,6 +236,15 @@ export async function startBroker(): Promise<Broker> {
     broker.routes[route](request, response);
   });
   return Object.assign(broker, { issuer: `${server.origin}/t/acme` });
+}
+
+/** Both are the deployment's, not the tenant's. */
+export function eventsEndpoint({ issuer }: Pick<Broker, "issuer">): string {
+  return new URL("/status/events", issuer).href;
+}
+
+export function usesEndpoint({ issuer }: Pick<Broker, "issuer">): string {
+  return new URL("/v1/uses", issuer).href;
 }
 
 export async function bodyOf(request: IncomingMessage): Promise<string> {

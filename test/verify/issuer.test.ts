@@ -62,6 +62,18 @@ describe("the issuer's keys", () => {
     expect(await outcomeOf(verifier, await mint())).toBe("let in");
   });
 
+  test("are read past caches, which may keep a withdrawn one for minutes", async () => {
+    const { jwks } = broker.routes;
+    const asked: unknown[] = [];
+    broker.routes.jwks = (request, response) => {
+      asked.push(request.headers["cache-control"]);
+      jwks(request, response);
+    };
+    const verifier = await createVerifier({ issuer: broker.issuer, audience: AUDIENCE });
+    await verifier.close();
+    expect(asked).toEqual(["no-cache"]);
+  });
+
   test("are asked for once a minute for kids that nobody knows", async () => {
     const verifier = await aVerifier();
     for (let call = 0; call < 5; call += 1)

@@ -24,6 +24,7 @@ beforeAll(async () => {
   await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
   origin = `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
   audience = `${origin}/api`;
+  broker.audiences.push(audience);
   const options = { issuer: broker.issuer, audience, authorization: () => TOOL_TOKEN };
   verifier = await createVerifier(options);
   withNonces = await createVerifier({ ...options, nonceKey: Buffer.alloc(32, 1) });

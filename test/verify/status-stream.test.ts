@@ -11,7 +11,7 @@ import {
 import { createKnownStatuses } from "../../src/verify/known-statuses.ts";
 import { createStatusStream, type StreamLimits, streamLimits } from "../../src/verify/status-stream.ts";
 import { until } from "../support/until.ts";
-import { AUDIENCE, type Broker, startBroker, TOOL_TOKEN } from "./broker.ts";
+import { AUDIENCE, type Broker, eventsEndpoint, startBroker, TOOL_TOKEN } from "./broker.ts";
 import { aCaller, type Caller } from "./caller.ts";
 
 let broker: Broker;
@@ -60,7 +60,7 @@ const becomes = async (verifier: Verifier, token: string, outcome: string): Prom
   void (await until(`the call is answered ${outcome}`, async () => (await outcomeOf(verifier, token)) === outcome));
 
 const begin = (response: ServerResponse): void => void response.writeHead(200, { "content-type": "text/event-stream" });
-const ALL = 'event: status\nid: c0\ndata: {"statuses":[],"complete":true}\n\n';
+const ALL = 'event: status\nid: c0\ndata: {"statuses":[],"complete":true,"more":false,"audiences":null}\n\n';
 
 describe("a connected stream", () => {
   test("ends a token when it is revoked, paused and resumed, whichever was seen before", async () => {
@@ -105,7 +105,9 @@ describe("a connected stream", () => {
     broker.routes.events = (_request, response) => {
       begin(response);
       const statuses = [{ jti: "crd_new", status: 1, exp: broker.now() + 300 }];
-      response.write(`event: status\nid: d9\ndata: ${JSON.stringify({ statuses, complete: true })}\n\n`);
+      response.write(
+        `event: status\nid: d9\ndata: ${JSON.stringify({ statuses, complete: true, more: false, audiences: [AUDIENCE] })}\n\n`,
+      );
     };
     broker.endStreams();
     await becomes(verifier, await mint("crd_new"), "token_revoked");
@@ -137,7 +139,7 @@ describe("a stream that tells all in parts", () => {
   const part = (ids: readonly string[], about: { complete: boolean; more: boolean }, id?: string): string => {
     const statuses = ids.map((jti) => ({ jti, status: 1, exp: broker.now() + 300 }));
     const head = id === undefined ? "event: status" : `event: status\nid: ${id}`;
-    return `${head}\ndata: ${JSON.stringify({ statuses, ...about })}\n\n`;
+    return `${head}\ndata: ${JSON.stringify({ statuses, ...about, ...(about.complete ? { audiences: [AUDIENCE] } : {}) })}\n\n`;
   };
   const alive = (): string => `event: alive\ndata: {"at_ms":${Date.now()}}\n\n`;
 
@@ -198,18 +200,46 @@ describe("a stream that tells all in parts", () => {
   });
 });
 
+test("ids as long as the broker makes them are sent back", async () => {
+  const longest = `1:9:${"2,".repeat(1_200)}`.slice(0, 2_500);
+  const cursors: unknown[] = [];
+  broker.routes.events = (request, response) => {
+    cursors.push(request.headers["last-event-id"]);
+    begin(response);
+    response.end(ALL.replace("id: c0", `id: ${longest}`));
+  };
+  aStream({});
+  await until("it was opened again", () => cursors.length >= 2);
+  expect(cursors.slice(0, 2)).toEqual([undefined, longest]);
+});
+
 describe("a stream that is no good: nothing is let in on its word", () => {
   test.each<[string, string]>([
-    ["begins with changes", 'event: status\nid: c1\ndata: {"statuses":[],"complete":false}\n\n'],
+    ["begins with changes", 'event: status\nid: c1\ndata: {"statuses":[],"complete":false,"more":false}\n\n'],
     ["does not say whether it tells all", 'event: status\nid: c1\ndata: {"statuses":[]}\n\n'],
-    ["says so in another type", 'event: status\nid: c1\ndata: {"statuses":[],"complete":"true"}\n\n'],
-    ["tells all of nothing", 'event: status\nid: c1\ndata: {"complete":true}\n\n'],
-    ["tells of no token", 'event: status\nid: c1\ndata: {"statuses":[{"status":1,"exp":1}],"complete":true}\n\n'],
-    ["tells of no status", 'event: status\nid: c1\ndata: {"statuses":[{"jti":"crd_1","exp":1}],"complete":true}\n\n'],
-    ["says a thing twice", 'event: status\nid: c1\ndata: {"statuses":[],"complete":false,"complete":true}\n\n'],
+    [
+      "says so in another type",
+      'event: status\nid: c1\ndata: {"statuses":[],"complete":"true","more":false,"audiences":null}\n\n',
+    ],
+    ["tells all of nothing", 'event: status\nid: c1\ndata: {"complete":true,"more":false,"audiences":null}\n\n'],
+    [
+      "tells of no token",
+      'event: status\nid: c1\ndata: {"statuses":[{"status":1,"exp":1}],"complete":true,"more":false,"audiences":null}\n\n',
+    ],
+    [
+      "tells of no status",
+      'event: status\nid: c1\ndata: {"statuses":[{"jti":"crd_1","exp":1}],"complete":true,"more":false,"audiences":null}\n\n',
+    ],
+    [
+      "says a thing twice",
+      'event: status\nid: c1\ndata: {"statuses":[],"complete":false,"complete":true,"more":false,"audiences":null}\n\n',
+    ],
     ["is not JSON", "event: status\nid: c1\ndata: all is well\n\n"],
     ["is alive without a time", `${ALL}event: alive\nid: c1\ndata: {}\n\n`],
-    ["breaks off in its first event", 'event: status\nid: c1\ndata: {"statuses":[],"complete":true}\n'],
+    [
+      "breaks off in its first event",
+      'event: status\nid: c1\ndata: {"statuses":[],"complete":true,"more":false,"audiences":null}\n',
+    ],
   ])("%s", async (_what, text) => {
     broker.routes.events = (_request, response) => {
       begin(response);
@@ -223,7 +253,7 @@ describe("a stream that is no good: nothing is let in on its word", () => {
   });
 
   test.each([
-    ["a status", 'event: status\nid: c1\ndata: {"statuses":[{"jti":"crd_1"}],"complete":false}\n\n'],
+    ["a status", 'event: status\nid: c1\ndata: {"statuses":[{"jti":"crd_1"}],"complete":false,"more":false}\n\n'],
     ["a byte", Buffer.from([0xff, 0x0a, 0x0a])],
   ])("says %s that is not understood: it may have been a revocation, so all is asked for again", async (_what, bad) => {
     const cursors: unknown[] = [];
@@ -238,6 +268,25 @@ describe("a stream that is no good: nothing is let in on its word", () => {
     await until("it is opened again", () => cursors.length === 2);
     expect(cursors).toEqual([undefined, undefined]);
     expect(one.ageMs()).toBe(Number.POSITIVE_INFINITY);
+  });
+
+  test("stops telling of this API: what was invalid stays so, and nothing is believed", async () => {
+    let tell = (_text: string): void => {};
+    broker.routes.events = (_request, response) => {
+      begin(response);
+      tell = (text) => void response.write(text);
+      const statuses = [{ jti: "crd_1", status: 1, exp: broker.now() + 300 }];
+      tell(
+        `event: status\ndata: ${JSON.stringify({ statuses, complete: true, more: false, audiences: [AUDIENCE] })}\n\n`,
+      );
+    };
+    const one = aStream({});
+    await one.ready;
+    broker.routes.events = (_request, response) => void response.writeHead(503).end();
+    tell('event: status\ndata: {"statuses":[],"complete":true,"more":false,"audiences":[]}\n\n');
+    await until("it is down", () => !one.isConnected());
+    expect([one.isInvalid("crd_1"), one.ageMs()]).toEqual([true, Number.POSITIVE_INFINITY]);
+    expect(problems[0]?.detail).toMatch(/does not tell of this API: the tool does not serve its target/);
   });
 
   test("is alive before it has told all", async () => {
@@ -316,7 +365,7 @@ describe("a stream that is no good: nothing is let in on its word", () => {
   test("tells of more tokens than are kept, at once or in the long run", async () => {
     const statuses = Array.from({ length: 11 }, (_, index) => ({ jti: `crd_${index}`, status: 1, exp: 4_000_000_000 }));
     const event = (some: object[], complete: boolean): string =>
-      `event: status\nid: c1\ndata: ${JSON.stringify({ statuses: some, complete })}\n\n`;
+      `event: status\nid: c1\ndata: ${JSON.stringify({ statuses: some, complete, more: false, audiences: [AUDIENCE] })}\n\n`;
     for (const text of [event(statuses, true), `${ALL}${statuses.map((one) => event([one], false)).join("")}`]) {
       problems.length = 0;
       broker.routes.events = (_request, response) => {
@@ -447,13 +496,17 @@ describe("the API's own token", () => {
 
 test("what is known of tokens that are over is forgotten, with room for clocks that differ", () => {
   let wall = 1_000_000_000_000;
-  const known = createKnownStatuses({ wallMs: () => wall, monotonicMs: () => wall }, 100);
+  const known = createKnownStatuses(AUDIENCE, { wallMs: () => wall, monotonicMs: () => wall }, 100);
   const statuses = Array.from({ length: 50 }, (_, index) => ({
     jti: `crd_${index}`,
     status: 1,
     exp: 1_000_000_000 + index,
   }));
-  known.apply({ type: "status", id: "c", data: JSON.stringify({ statuses, complete: true }) });
+  known.apply({
+    type: "status",
+    id: "c",
+    data: JSON.stringify({ statuses, complete: true, more: false, audiences: [AUDIENCE] }),
+  });
   wall += 20_500;
   known.forgetExpired();
   expect(statuses.filter(({ jti }) => known.isInvalid(jti)).map(({ exp }) => exp - 1_000_000_000)).toEqual(
@@ -463,7 +516,8 @@ test("what is known of tokens that are over is forgotten, with room for clocks t
 
 function aStream(limits: Partial<StreamLimits>, authorization: () => string | Promise<string> = () => TOOL_TOKEN) {
   const one = createStatusStream({
-    endpoint: `${broker.issuer}/status-events`,
+    endpoint: eventsEndpoint(broker),
+    audience: AUDIENCE,
     authorization,
     clock: systemClock,
     onProblem: (problem) => problems.push(problem),

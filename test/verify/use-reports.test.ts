@@ -3,7 +3,7 @@ import { systemClock } from "../../src/verify/clock.ts";
 import type { Problem } from "../../src/verify/index.ts";
 import { createUseReports, type Use, type UseReports } from "../../src/verify/use-reports.ts";
 import { until } from "../support/until.ts";
-import { type Broker, bodyOf, startBroker, TOOL_TOKEN } from "./broker.ts";
+import { type Broker, bodyOf, startBroker, TOOL_TOKEN, usesEndpoint } from "./broker.ts";
 
 let broker: Broker;
 let reports: UseReports;
@@ -13,7 +13,7 @@ beforeEach(async () => {
   broker = await startBroker();
   problems.length = 0;
   reports = createUseReports({
-    endpoint: `${broker.issuer}/uses`,
+    endpoint: usesEndpoint(broker),
     authorization: () => TOOL_TOKEN,
     clock: systemClock,
     onProblem: (problem) => problems.push(problem),

@@ -98,7 +98,12 @@ describe("a call with a token of its own", () => {
 
   test("ends to the millisecond, and may begin 5 s ahead of our clock and no more", async () => {
     let wall = 0;
-    const one = await another({}, { wallMs: () => wall, monotonicMs: () => performance.now() });
+    // Without signs of life: by a clock that jumps they would be late.
+    broker.routes.events = (_request, response) => {
+      response.writeHead(200, { "content-type": "text/event-stream" });
+      response.write('event: status\ndata: {"statuses":[],"complete":true,"more":false,"audiences":null}\n\n');
+    };
+    const one = await another({ maxStatusAgeMs: 60_000 }, { wallMs: () => wall, monotonicMs: () => performance.now() });
     const [iat, exp] = [broker.now() + 100, broker.now() + 200];
     const token = await broker.mint({ claims: bound({ iat, exp }) });
     const at = async (ms: number): Promise<string> => {
