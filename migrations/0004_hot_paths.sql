@@ -80,6 +80,34 @@ begin
    where g.tenant_id = p_tenant;
 end $$;
 
+-- A credential that another one is to be minted from; null when there is none with this id. Apart, as its sister below is: a
+-- plan that names the credentials locks all their partitions, and most mints are from no credential.
+create function mayfly.parent_facts(p_tenant text, p_id text) returns json language plpgsql volatile set search_path = mayfly, pg_temp as $$
+begin
+  return (select json_build_object('id', c.id, 'agent_id', c.agent_id,
+        'active', c.state = 'active' and c.expires_at > clock_timestamp(), 'expires_ms', ms(c.expires_at), 'actions', c.actions,
+        'resource_ids', c.resource_ids, 'data_class', c.data_class, 'environment', c.environment, 'binding', c.binding,
+        'confirmation', c.confirmation, 'target_id', c.target_id, 'delegation', c.delegation, 'chain', (
+          select json_agg(json_build_object('id', x.id, 'agent_id', x.agent_id, 'task_id', x.task_id, 'budget', b.facts) order by l.nth)
+            from unnest(c.ancestors || c.id) with ordinality l (id, nth)
+            cross join lateral (select x.id, x.agent_id, x.task_id from credentials x where x.tenant_id = p_tenant and x.id = l.id offset 0) x
+            cross join lateral (select json_build_object('max_credentials', t.max_credentials, 'max_per_minute', t.max_per_minute,
+                'max_live_seconds', t.max_live_seconds, 'issued', m.issued, 'issued_live_seconds', m.issued_live_seconds,
+                'issued_in_minute', case when m.minute_starts_at > now() - interval '1 minute' then m.issued_in_minute else 0 end) as facts
+              from tasks t join task_meters m on m.tenant_id = p_tenant and m.task_id = x.task_id
+             where t.tenant_id = p_tenant and t.id = x.task_id offset 0) b))
+      from credentials c where c.tenant_id = p_tenant and c.id = p_id);
+end $$;
+
+-- Whether a whole chain is active, not ended before the new credential would, and held by this transaction.
+create function mayfly.chain_is_held(p_tenant text, p_ancestors text[], p_held text[], p_expires_at timestamptz) returns boolean
+  language plpgsql volatile set search_path = mayfly, pg_temp as $$
+begin
+  return (select count(*) = cardinality(p_ancestors) from credentials c
+    where c.tenant_id = p_tenant and c.id = any (p_ancestors) and c.id = any (p_held)
+      and c.state = 'active' and c.expires_at >= p_expires_at);
+end $$;
+
 -- Items: {agent_id, task_id, target, resources: [id or name, …], parent_id?}. Everything that the record checks and the policy
 -- look at, in one statement. Each lookup is a subquery of its own (offset 0) by primary key: left to itself the planner
 -- picks joins by statistics that a young table does not have, and read every task of the tenant for one mint.
@@ -94,7 +122,8 @@ begin
       'tenant_state', tn.state,
       'signing_kid', (select sk.kid from signing_keys sk where sk.tenant_id = p_tenant and sk.purpose = 'access_token' and sk.state = 'active'),
       'policy_version', (select ps.policy_version from policy_sets ps where ps.tenant_id = p_tenant and ps.active),
-      'task', k.facts, 'agent', a.facts, 'purpose', p.facts, 'target', g.facts, 'parent', c.facts,
+      'task', k.facts, 'agent', a.facts, 'purpose', p.facts, 'target', g.facts,
+      'parent', case when i.parent_id is not null then mayfly.parent_facts(p_tenant, i.parent_id) end,
       'resources', coalesce((
         select json_agg(json_build_object('asked', q.asked, 'id', r.id, 'name', r.name, 'kind', r.kind,
             'classification', r.classification, 'environment', r.environment, 'risk', r.risk, 'groups', r.groups,
@@ -137,20 +166,7 @@ begin
        (select x.id from targets x where x.tenant_id = p_tenant and x.name = i.target),
        -- OAuth names a target by its audience (RFC 8707), which is no id and no name. Two that share one are none.
        (select min(x.id) from targets x where x.tenant_id = p_tenant and x.issuer = 'jwt' and x.state <> 'retired'
-           and x.config ->> 'audience' = i.target having count(*) = 1)) offset 0) g on true
-    left join lateral (select json_build_object('id', c.id, 'agent_id', c.agent_id,
-        'active', c.state = 'active' and c.expires_at > clock_timestamp(), 'expires_ms', ms(c.expires_at), 'actions', c.actions,
-        'resource_ids', c.resource_ids, 'data_class', c.data_class, 'environment', c.environment, 'binding', c.binding,
-        'confirmation', c.confirmation, 'target_id', c.target_id, 'delegation', c.delegation, 'chain', (
-          select json_agg(json_build_object('id', x.id, 'agent_id', x.agent_id, 'task_id', x.task_id, 'budget', b.facts) order by l.nth)
-            from unnest(c.ancestors || c.id) with ordinality l (id, nth)
-            cross join lateral (select x.id, x.agent_id, x.task_id from credentials x where x.tenant_id = p_tenant and x.id = l.id offset 0) x
-            cross join lateral (select json_build_object('max_credentials', t.max_credentials, 'max_per_minute', t.max_per_minute,
-                'max_live_seconds', t.max_live_seconds, 'issued', m.issued, 'issued_live_seconds', m.issued_live_seconds,
-                'issued_in_minute', case when m.minute_starts_at > now() - interval '1 minute' then m.issued_in_minute else 0 end) as facts
-              from tasks t join task_meters m on m.tenant_id = p_tenant and m.task_id = x.task_id
-             where t.tenant_id = p_tenant and t.id = x.task_id offset 0) b)) as facts
-      from credentials c where c.tenant_id = p_tenant and c.id = i.parent_id offset 0) c on i.parent_id is not null;
+           and x.config ->> 'audience' = i.target having count(*) = 1)) offset 0) g on true;
 end $$;
 
 -- Whether a kill switch's selector means a credential: every member that it names must hold.
@@ -230,11 +246,8 @@ begin
            and (t.max_per_minute is null or c.nth + case when m.minute_starts_at > now() - interval '1 minute'
                 then m.issued_in_minute else 0 end <= t.max_per_minute) offset 0) t
        where c.ord = i.ord having count(*) = max(c.number)) b
-      cross join lateral (select from unnest(i.ancestors) a (id)
-        cross join lateral (select from credentials x where x.tenant_id = p_tenant and x.id = a.id and x.id = any (held)
-          and x.state = 'active' and x.expires_at >= i.expires_at offset 0) x
-        having count(*) = coalesce(cardinality(i.ancestors), 0)) c
-     where i.generation = present and not i.blocked and i.expires_at > clock_timestamp()
+     where i.generation = present and not i.blocked
+       and (i.ancestors is null or mayfly.chain_is_held(p_tenant, i.ancestors, held, i.expires_at)) and i.expires_at > clock_timestamp()
        -- The caller may only think what time it is here. Nobody lives longer for that (invariant 2).
        and i.expires_at <= clock_timestamp() + make_interval(secs => i.ttl_seconds)
        and to_timestamp(i.facts_until_ms / 1000.0) > clock_timestamp()
