@@ -1,5 +1,5 @@
 import { mayMintFrom, widenings } from "../delegation/attenuate.ts";
-import type { Child, Parent, TaskBudget } from "../delegation/delegation.ts";
+import type { Parent, TaskBudget } from "../delegation/delegation.ts";
 import type { Principal } from "../identity/principal.ts";
 import { selfContainedIssuer } from "../issuers/registry.ts";
 import { constantOf } from "../lib/canonical-json.ts";
@@ -47,7 +47,7 @@ export function checkRecords(facts: MintFacts, request: MintRequest, holder: Pri
   const { agent, task, purpose, target } = facts;
   if (task === null || agent === null || purpose === null || task.agent_id !== agent.id) throw notFoundAt("/task_id");
   if (target === null) throw notFoundAt("/target");
-  const parent = parentOf(facts, request);
+  const parent = parentOf(facts, request, agent.id);
 
   const reasons: Reason[] = [];
   const refuse = (code: string, detail: string): void => {
@@ -64,9 +64,22 @@ export function checkRecords(facts: MintFacts, request: MintRequest, holder: Pri
     refuse(`target_${target.state}`, `the target is ${target.state} and mints nothing now`);
   if (target.owner_status !== "active") refuse("target_owner_inactive", "the target's owner has departed");
   const grants = checkGrants(facts, request, purpose, refuse);
-  checkToken(facts, request, holder, refuse);
-  if (parent !== undefined)
-    for (const reason of widenings(parent, childOf(facts, request, holder))) reasons.push(reason);
+  const isToken = selfContainedIssuer(target.issuer) !== undefined;
+  const isBearer = isToken && holder.confirmation === undefined;
+  if (isBearer && agent.bearer_ttl_seconds === null)
+    refuse(
+      "binding_required",
+      "tokens are bound to a key of their holder: send a DPoP proof (RFC 9449), or a client certificate",
+    );
+  if (!isToken && request.delegation !== undefined)
+    refuse("delegation_not_possible", "only a token of Mayfly can be minted from, not what this target makes");
+  if (parent !== undefined) {
+    const { actions, delegation } = request;
+    const { resources: asked } = facts;
+    const { confirmation } = holder;
+    const child = { agentId: agent.id, targetId: target.id, selfContained: isToken, actions, resources: asked };
+    reasons.push(...widenings(parent, { ...child, confirmation, delegation }));
+  }
   if (facts.policy_version === null) refuse("policy_missing", "the tenant has no published policy set");
 
   if (reasons.length > 0 || facts.policy_version === null) throw denied(reasons);
@@ -83,17 +96,12 @@ export function checkRecords(facts: MintFacts, request: MintRequest, holder: Pri
     grants,
     resources,
     parent,
-    bearerTtlSeconds: bearerTtlOf(facts, holder),
+    bearerTtlSeconds: isBearer ? (agent.bearer_ttl_seconds ?? undefined) : undefined,
     dataClass: highestDataClass(resources),
     nowMs: facts.now_ms,
     generation: facts.generation,
     trueUntilMs: Math.min(task.deadline_ms, purpose.expires_ms, purpose.review_by_ms),
   };
-}
-
-function bearerTtlOf({ agent, target }: MintFacts, holder: Principal): number | undefined {
-  const isBearer = holder.confirmation === undefined && selfContainedIssuer(target?.issuer ?? "") !== undefined;
-  return isBearer ? (agent?.bearer_ttl_seconds ?? undefined) : undefined;
 }
 
 /** A refusal with its reasons, as the API answers it. */
@@ -119,37 +127,10 @@ function budgetsOf(task: NonNullable<MintFacts["task"]>, parent: Parent | undefi
 }
 
 /** To an agent that it was not delegated to, a credential is as unknown as one that does not exist. */
-function parentOf({ parent, agent }: MintFacts, request: MintRequest): Parent | undefined {
+function parentOf({ parent }: MintFacts, request: MintRequest, agentId: string): Parent | undefined {
   if (request.parent_credential_id === undefined) return undefined;
-  if (parent === null || agent === null || !mayMintFrom(parent, agent.id)) throw notFoundAt("/parent_credential_id");
+  if (parent === null || !mayMintFrom(parent, agentId)) throw notFoundAt("/parent_credential_id");
   return parent;
-}
-
-function childOf({ agent, target, resources }: MintFacts, request: MintRequest, holder: Principal): Child {
-  if (agent === null || target === null) throw new MayflyError("internal", "a child without an agent or a target");
-  return {
-    agentId: agent.id,
-    targetId: target.id,
-    selfContained: selfContainedIssuer(target.issuer) !== undefined,
-    actions: request.actions,
-    resources,
-    confirmation: holder.confirmation,
-    delegation: request.delegation,
-  };
-}
-
-/** What only a token of ours can be: bound to a key, and minted from. */
-function checkToken({ agent, target }: MintFacts, request: MintRequest, holder: Principal, refuse: Refuse): void {
-  if (selfContainedIssuer(target?.issuer ?? "") === undefined) {
-    if (request.delegation !== undefined)
-      refuse("delegation_not_possible", "only a token of Mayfly can be minted from, not what this target makes");
-    return;
-  }
-  if (holder.confirmation === undefined && agent?.bearer_ttl_seconds === null)
-    refuse(
-      "binding_required",
-      "tokens are bound to a key of their holder: send a DPoP proof (RFC 9449), or a client certificate",
-    );
 }
 
 function checkTask(task: NonNullable<MintFacts["task"]>, nowMs: number, refuse: Refuse): void {
