@@ -1,32 +1,12 @@
-import { join } from "node:path";
-import { afterAll, beforeAll, expect, test } from "@jest/globals";
-import { type EmbeddedPostgres, startEmbeddedPostgres } from "../../src/db/embedded.ts";
-import { migrate } from "../../src/db/migrate.ts";
-import { provisionDatabase } from "../../src/db/provision.ts";
+import { expect, test } from "@jest/globals";
 import { startApp } from "../support/app.ts";
-import { testDirectory } from "../support/directory.ts";
-import { TEMPLATE } from "../support/run-state.ts";
+import { ownServer } from "../support/own-server.ts";
 import { seed } from "../support/seed.ts";
 import { until } from "../support/until.ts";
 import { mint, placeOf, revoke, statusAt } from "./harness.ts";
 import { hears, listen, staysAlive } from "./listen.ts";
 
-// A server of this file's own: the one that all suites share must not be stopped under them.
-let directory: Awaited<ReturnType<typeof testDirectory>>;
-let server: EmbeddedPostgres;
-const start = () => startEmbeddedPostgres({ directory: join(directory.path, "postgres"), durable: false });
-
-beforeAll(async () => {
-  directory = await testDirectory();
-  server = await start();
-  process.env["TEST_POSTGRES_SUPERUSER_URL"] = server.superuserUrl;
-  const { ownerUrl } = await provisionDatabase(server.superuserUrl, TEMPLATE);
-  await migrate(ownerUrl);
-});
-afterAll(async () => {
-  await server.stop();
-  await directory[Symbol.asyncDispose]();
-});
+const server = ownServer();
 
 test("while Postgres is away no reader is told that all is well, no old list is served, nothing is minted; then all goes on", async () => {
   await using app = await startApp({ env: { MAYFLY_QUEUE: "none" } });
@@ -47,7 +27,7 @@ test("while Postgres is away no reader is told that all is well, no old list is 
   await expect(mint(app, s, taskId)).rejects.toThrow("unavailable");
   expect(reader.alive()).toBe(signs);
   const heardBefore = reader.heard.length;
-  server = await start();
+  await server.start();
   await until("it can be revoked", async () => {
     await revoke(app, id).catch(() => undefined);
     return reader.told().includes(id);

@@ -1,0 +1,28 @@
+import { join } from "node:path";
+import { afterAll, beforeAll } from "@jest/globals";
+import { type EmbeddedPostgres, startEmbeddedPostgres } from "../../src/db/embedded.ts";
+import { migrate } from "../../src/db/migrate.ts";
+import { provisionDatabase } from "../../src/db/provision.ts";
+import { testDirectory } from "./directory.ts";
+import { TEMPLATE } from "./run-state.ts";
+
+/** A PostgreSQL server of one test file's own: the one that all suites share must not be stopped under them. */
+export function ownServer(): { stop(): Promise<void>; start(): Promise<void> } {
+  let directory: Awaited<ReturnType<typeof testDirectory>>;
+  let server: EmbeddedPostgres;
+  const start = async (): Promise<void> => {
+    server = await startEmbeddedPostgres({ directory: join(directory.path, "postgres"), durable: false });
+  };
+  beforeAll(async () => {
+    directory = await testDirectory();
+    await start();
+    process.env["TEST_POSTGRES_SUPERUSER_URL"] = server.superuserUrl;
+    const { ownerUrl } = await provisionDatabase(server.superuserUrl, TEMPLATE);
+    await migrate(ownerUrl);
+  });
+  afterAll(async () => {
+    await server.stop();
+    await directory[Symbol.asyncDispose]();
+  });
+  return { start, stop: () => server.stop() };
+}
