@@ -77,9 +77,11 @@ export async function mint(
   let finish = await intendOnKept(deps, caller, request, context);
   for (let round = 1; finish === undefined && round <= HOPEFUL_ROUNDS; round += 1)
     finish = await intend(deps, deps.sql, { caller, again }, request, context);
-  finish ??= await deps.sql.standingStill(caller.tenantId, (sql) =>
-    intend(deps, sql, { caller, again }, request, context),
-  );
+  finish ??= await deps.sql.standingStill(caller.tenantId, async (sql) => {
+    const attempt = () => intend(deps, sql, { caller, again }, request, context);
+    // A task is no part of the registry and may end before the first commit. That one holds its meter: not before the next.
+    return (await attempt()) ?? (await attempt());
+  });
   if (finish === undefined)
     throw new MayflyError("unavailable", "the task changed again and again while the credential was being minted", {
       retryAfterSeconds: 1,

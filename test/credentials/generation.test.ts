@@ -1,4 +1,4 @@
-import { afterAll, beforeAll, describe, expect, test } from "@jest/globals";
+import { afterAll, beforeAll, describe, expect, jest, test } from "@jest/globals";
 import { sql } from "kysely";
 import { newId } from "../../src/lib/ids.ts";
 import { type Answer, type App, startApp } from "../support/app.ts";
@@ -232,6 +232,26 @@ describe("what changes without a new generation is looked at where the intent co
       for (const at of [other, app, other])
         expect([action, (await mintFor(at, task)).status]).toEqual([action, status]);
     }
+  });
+
+  test("a task that ends while the mint, overtaken until then, has the registry stand still: refused, with the reason", async () => {
+    const task = await aTask({});
+    const { sql: statements } = app.broker;
+    const { standingStill } = statements;
+    using _overtaken = jest.spyOn(statements, "commit").mockResolvedValue({ outcome: "changed" });
+    using _still = jest.spyOn(statements, "standingStill").mockImplementation((tenantId, work) =>
+      standingStill(tenantId, (still) =>
+        work({
+          ...still,
+          async commit(...intent) {
+            await other.call(tool, "POST", `/v1/tasks/${task}/end`, { outcome: "completed" });
+            return still.commit(...intent);
+          },
+        }),
+      ),
+    );
+    const refused = await mintFor(app, task);
+    expect([refused.status, reasons(refused)]).toEqual([403, ["task_not_open"]]);
   });
 
   test("a budget of five credentials is five, whoever asks and however many at once", async () => {
