@@ -98,7 +98,8 @@ begin
   with item as materialized (
     select i.ordinality::int as ord, i.value as v from jsonb_array_elements(p_items) with ordinality i
   ), done as (
-    update credentials c set state = v ->> 'state', state_at = now(), stuck = false, due_at = null, last_error = null,
+    -- The handle may be the secret itself, where the far side can only be told by presenting it (invariant 11).
+    update credentials c set state = v ->> 'state', state_at = now(), stuck = false, due_at = null, last_error = null, handle_sealed = null,
         ended_at = clock_timestamp(),
         receipt = (v -> 'receipt') || jsonb_build_object('due_at', c.revoking_at, 'proven_at', clock_timestamp(),
           'lag_ms', ms(clock_timestamp()) - ms(c.revoking_at), 'attempts', c.attempts)

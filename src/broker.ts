@@ -63,6 +63,7 @@ export interface Broker extends AsyncDisposable {
   readonly limits: {
     readonly maxTtlSeconds: number;
     readonly defaultTtlSeconds: number;
+    readonly maxUnrevocableTtlSeconds: number;
     readonly mintTimeoutSeconds: number;
   };
   readonly publicUrl: () => string;
@@ -157,6 +158,7 @@ export async function openBroker(config: Config, log: Log): Promise<Broker> {
       limits: {
         maxTtlSeconds: config.maxTtlSeconds,
         defaultTtlSeconds: config.defaultTtlSeconds,
+        maxUnrevocableTtlSeconds: config.maxUnrevocableTtlSeconds,
         mintTimeoutSeconds: config.mintTimeoutSeconds,
       },
       publicUrl: publicUrlOf,

@@ -84,6 +84,7 @@ const variables = z.strictObject({
   MAYFLY_LOG_LEVEL: z.enum(levels).default("info"),
   MAYFLY_MAX_TTL_SECONDS: whole(1, 86_400, 3600),
   MAYFLY_DEFAULT_TTL_SECONDS: whole(1, 86_400, 300),
+  MAYFLY_MAX_UNREVOCABLE_TTL_SECONDS: whole(1, 86_400, 900),
   MAYFLY_MINT_TIMEOUT_SECONDS: whole(1, 120, 10),
   MAYFLY_SWEEP_SECONDS: whole(1, 60, 5),
   MAYFLY_RECONCILE_SECONDS: whole(10, 86_400, 600),
@@ -201,6 +202,7 @@ export interface Config {
   readonly logLevel: (typeof levels)[number];
   readonly maxTtlSeconds: number;
   readonly defaultTtlSeconds: number;
+  readonly maxUnrevocableTtlSeconds: number;
   readonly mintTimeoutSeconds: number;
   readonly sweepSeconds: number;
   readonly reconcileSeconds: number;
@@ -258,6 +260,7 @@ export function loadConfig(env: NodeJS.ProcessEnv = process.env): Config {
     logLevel: data.MAYFLY_LOG_LEVEL,
     maxTtlSeconds: data.MAYFLY_MAX_TTL_SECONDS,
     defaultTtlSeconds: data.MAYFLY_DEFAULT_TTL_SECONDS,
+    maxUnrevocableTtlSeconds: data.MAYFLY_MAX_UNREVOCABLE_TTL_SECONDS,
     mintTimeoutSeconds: data.MAYFLY_MINT_TIMEOUT_SECONDS,
     sweepSeconds: data.MAYFLY_SWEEP_SECONDS,
     reconcileSeconds: data.MAYFLY_RECONCILE_SECONDS,

@@ -1,6 +1,7 @@
 import { mayMintFrom, widenings } from "../delegation/attenuate.ts";
 import type { Parent, TaskBudget } from "../delegation/delegation.ts";
 import type { Principal } from "../identity/principal.ts";
+import type { Bounds } from "../issuers/issuer.ts";
 import { selfContainedIssuer } from "../issuers/registry.ts";
 import { constantOf } from "../lib/canonical-json.ts";
 import { MayflyError, notFound, type Reason } from "../lib/errors.ts";
@@ -12,6 +13,8 @@ import type { MintFacts, MintRequest, ResourceFacts } from "./mint-facts.ts";
 export interface TtlLimits {
   readonly maxTtlSeconds: number;
   readonly defaultTtlSeconds: number;
+  /** For credentials that cannot be taken back, whatever policy says. */
+  readonly maxUnrevocableTtlSeconds: number;
 }
 
 /** The records with nothing missing: what remains once every check has passed. */
@@ -233,18 +236,19 @@ export function lifetime(
   asked: number | undefined,
   policyTtlSeconds: number | undefined,
   limits: TtlLimits,
-  issuer: { readonly ttlSeconds: { readonly min: number; readonly max: number } },
+  { ttlSeconds: { min, max }, revocability }: Pick<Bounds, "ttlSeconds" | "revocability">,
 ): Lifetime {
   const fromNow = (ms: number): number => (ms - checked.nowMs) / 1000;
   const bounds: [string, number][] = [
-    [asked === undefined ? "default" : "request", asked ?? limits.defaultTtlSeconds],
+    asked === undefined ? ["default", Math.max(limits.defaultTtlSeconds, min)] : ["request", asked],
     ["deployment", limits.maxTtlSeconds],
     ["purpose", checked.purpose.max_ttl_seconds],
     ["target", checked.target.max_ttl_seconds],
-    ["issuer", issuer.ttlSeconds.max],
+    ["issuer", max],
     ["task_deadline", fromNow(checked.task.deadline_ms)],
     ["purpose_expiry", fromNow(checked.purpose.expires_ms)],
   ];
+  if (revocability === "expiry") bounds.push(["revocability", limits.maxUnrevocableTtlSeconds]);
   if (checked.parent !== undefined) bounds.push(["parent", fromNow(checked.parent.expires_ms)]);
   if (checked.bearerTtlSeconds !== undefined) bounds.push(["bearer", checked.bearerTtlSeconds]);
   if (policyTtlSeconds !== undefined) bounds.push(["policy", policyTtlSeconds]);
@@ -253,11 +257,11 @@ export function lifetime(
   const [bound, seconds] = bounds.reduce((least, next) => (next[1] < least[1] ? next : least));
   const expiresMs = Math.floor((checked.nowMs + seconds * 1000) / 1000) * 1000;
   const ttlSeconds = Math.ceil((expiresMs - checked.nowMs) / 1000);
-  if (expiresMs <= checked.nowMs || ttlSeconds < issuer.ttlSeconds.min)
+  if (expiresMs <= checked.nowMs || ttlSeconds < min)
     throw denied([
       {
         code: "ttl_too_short",
-        detail: `only ${Math.max(0, Math.floor(seconds))} s would be left (bound: ${bound}); this issuer needs at least ${issuer.ttlSeconds.min} s`,
+        detail: `only ${Math.max(0, Math.floor(seconds))} s would be left (bound: ${bound}); this issuer needs at least ${min} s`,
       },
     ]);
   return { ttlSeconds, expiresMs, bound };

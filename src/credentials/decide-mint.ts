@@ -4,12 +4,14 @@ import { constantOf } from "../lib/canonical-json.ts";
 import { MayflyError } from "../lib/errors.ts";
 import type { Policies } from "../policy/policies.ts";
 import type { PolicyDecision, PolicyInput } from "../policy/request.ts";
+import type { TargetClients } from "../targets/target-clients.ts";
 import { type CheckedMint, type Lifetime, lifetime, type TtlLimits } from "./check-records.ts";
 import type { MintRequest } from "./mint-facts.ts";
 import { bindingOf } from "./mint-plan.ts";
 
 interface DecideDeps {
   readonly policies: Policies;
+  readonly targets: Pick<TargetClients, "config">;
   readonly limits: TtlLimits;
 }
 
@@ -26,14 +28,17 @@ export async function decideMint(
   const issuer = anyIssuer(checked.target.issuer);
   if (issuer === undefined)
     throw new MayflyError("target_unavailable", "this version of Mayfly does not know the target's kind of credential");
-  const before = lifetime(checked, request.ttl_seconds, undefined, deps.limits, issuer);
+  const { id, version } = checked.target;
+  const { config } = await deps.targets.config(principal.tenantId, id, version);
+  const bounds = issuer.bounds(config);
+  const before = lifetime(checked, request.ttl_seconds, undefined, deps.limits, bounds);
   const policies = await deps.policies.at(principal.tenantId, checked.policyVersion);
-  const decision = policies.decide(policyInput(checked, principal, before.ttlSeconds, issuer.revocability));
+  const decision = policies.decide(policyInput(checked, principal, before.ttlSeconds, bounds.revocability));
   return {
     decision,
     lifetime:
       decision.outcome === "allow" && decision.ttlSeconds < before.ttlSeconds
-        ? lifetime(checked, request.ttl_seconds, decision.ttlSeconds, deps.limits, issuer)
+        ? lifetime(checked, request.ttl_seconds, decision.ttlSeconds, deps.limits, bounds)
         : before,
   };
 }

@@ -4,6 +4,7 @@ import { invalid, MayflyError } from "../lib/errors.ts";
 import type { Id } from "../lib/ids.ts";
 import { idSchema } from "../lib/wire.ts";
 import type { Policies } from "../policy/policies.ts";
+import type { TargetClients } from "../targets/target-clients.ts";
 import { checkRecords, type TtlLimits } from "./check-records.ts";
 import { decideMint } from "./decide-mint.ts";
 import type { MintRequest } from "./mint-facts.ts";
@@ -32,6 +33,7 @@ export const dryRunReply = z.strictObject({
 interface DryRunDeps {
   readonly sql: MintSql;
   readonly policies: Policies;
+  readonly targets: Pick<TargetClients, "config">;
   readonly limits: TtlLimits;
 }
 

@@ -1,6 +1,7 @@
 import type { Db } from "../db/database.ts";
 import { partiesOf } from "../delegation/parties.ts";
 import { type Principal, tokenTypeOf } from "../identity/principal.ts";
+import type { IssueRequest } from "../issuers/issuer.ts";
 import type { AnyIssuer } from "../issuers/registry.ts";
 import { selfContainedIssuer } from "../issuers/registry.ts";
 import type { SigningKeys } from "../keys/signing-keys.ts";
@@ -187,7 +188,7 @@ async function mintToken(
   const made = {
     limits: deps.limits,
     requestId: context.requestId,
-    revocability: issuer.revocability,
+    revocability: issuer.bounds(config).revocability,
     signingKid: signer.kid,
     status,
   };
@@ -211,7 +212,7 @@ async function mintToken(
       });
       const type = tokenTypeOf(principal.confirmation);
       const secret = { access_token: new Secret(token), token_type: type, expires_in: life.ttlSeconds };
-      return mintedOf(plan, issuer.revocability, life.ttlSeconds, secret, claims);
+      return mintedOf(plan, made.revocability, life.ttlSeconds, secret, claims);
     } catch (error) {
       await abandon(deps, principal, plan.id, context);
       throw error;
@@ -237,12 +238,14 @@ async function mintDownstream(
     sql.inTransaction,
   );
   const { downstreamName, handle } = issuer.name(plan.id, config);
+  const seal = (whole: unknown): Buffer => deps.handles.seal(JSON.stringify(whole), plan.id);
+  const bounds = issuer.bounds(config);
   const made = {
     limits: deps.limits,
     requestId: context.requestId,
-    revocability: issuer.revocability,
+    revocability: bounds.revocability,
     downstreamName,
-    handleSealed: deps.handles.seal(JSON.stringify(handle), plan.id),
+    handleSealed: seal(handle),
   };
   const { outcome } = await sql.commit(principal.tenantId, intentOf(plan, principal, request, made));
   if (outcome === "blocked") throw blocked();
@@ -250,16 +253,17 @@ async function mintDownstream(
 
   return async () => {
     try {
-      const issued = await issue(deps, issuer, client, plan, downstreamName, handle);
+      const keep = (fuller: unknown) =>
+        keepHandle(deps, principal, plan.id, seal(issuer.handle.parse(fuller)), context);
+      const issued = await issue(deps, issuer, client, plan, { downstreamName, handle, keep });
       const activated = await deps.sql.activate(principal.tenantId, {
         id: plan.id,
         ...(issued.expiresAt === undefined ? {} : { expires_ms: issued.expiresAt.getTime() }),
       });
       // Ended, revoked or swept meanwhile: the row knows, the worker takes it back, and no secret leaves.
-      if (activated.outcome !== "active")
-        throw denied([{ code: "taken_back", detail: "the credential was taken back while it was being made" }]);
-      const bound = issuer.revocability === "expiry" ? plan.lifetime.ttlSeconds : issuer.effectiveBoundSeconds;
-      return mintedOf(plan, issuer.revocability, bound, issued.secret);
+      if (activated.outcome !== "active") throw takenBack();
+      const bound = bounds.revocability === "expiry" ? plan.lifetime.ttlSeconds : bounds.effectiveBoundSeconds;
+      return mintedOf(plan, bounds.revocability, bound, issued.secret);
     } catch (error) {
       await abandon(deps, principal, plan.id, context);
       throw error;
@@ -272,20 +276,44 @@ function issue(
   issuer: AnyIssuer,
   client: AsyncDisposable,
   plan: Plan,
-  downstreamName: string,
-  handle: unknown,
+  named: Pick<IssueRequest<unknown, unknown>, "downstreamName" | "handle" | "keep">,
 ): ReturnType<AnyIssuer["issue"]> {
   // The far side refuses to create it after this; a fifth is left for the way back and the activation.
   const createWithinMs = deps.limits.mintTimeoutSeconds * 800;
   return issuer.issue(client, {
     credentialId: plan.id,
-    downstreamName,
-    handle,
+    ...named,
     access: plan.checked.grants.map((grant) => grant.access),
     expiresAt: new Date(plan.lifetime.expiresMs),
     createWithinMs,
     signal: AbortSignal.timeout(createWithinMs),
   });
+}
+
+/** Stores a fuller handle, for as long as somebody is to take the credential back by it. */
+async function keepHandle(
+  deps: MintDeps,
+  principal: Principal,
+  id: Id<"credential">,
+  sealed: Buffer,
+  { requestId }: MintContext,
+): Promise<void> {
+  const { tenantId, subject: actor } = principal;
+  const kept = await deps.db.withTenant({ tenantId, actor, requestId }, (tx) =>
+    tx
+      .updateTable("credentials")
+      .set({ handle_sealed: sealed })
+      .where("tenant_id", "=", tenantId)
+      .where("id", "=", id)
+      .where("state", "in", ["pending", "revoking"])
+      .returning("state")
+      .executeTakeFirst(),
+  );
+  if (kept?.state !== "pending") throw takenBack();
+}
+
+function takenBack(): MayflyError {
+  return denied([{ code: "taken_back", detail: "the credential was taken back while it was being made" }]);
 }
 
 /** Tells the worker at once. If even this fails, the sweep finds the row when its time to be created has passed. */

@@ -1,4 +1,3 @@
-import type { AnyIssuer } from "../issuers/registry.ts";
 import { MayflyError } from "../lib/errors.ts";
 import type { Sealer } from "../lib/seal.ts";
 import type { TargetClients } from "../targets/target-clients.ts";
@@ -24,7 +23,7 @@ export interface Claimed {
 export type Attempt =
   | {
       readonly kind: "ended";
-      readonly state: "revoked" | "failed";
+      readonly state: "revoked" | "expired" | "failed";
       readonly receipt: Readonly<Record<string, unknown>>;
     }
   | { readonly kind: "again"; readonly error: string | null; readonly afterMs?: number };
@@ -49,7 +48,9 @@ export async function proveDead(deps: ProveDeps, tenantId: string, claimed: Clai
   const startedAt = performance.now();
   try {
     const handle: unknown = JSON.parse(deps.handles.open(claimed.handle_sealed, claimed.id));
-    const { issuer, client } = await deps.targets.connect(tenantId, claimed.target_id);
+    const { issuer, client, config } = await deps.targets.connect(tenantId, claimed.target_id);
+    const { backstopSeconds } = issuer.bounds(config);
+    if (claimed.revocability === "expiry") return untilItsOwnEnd(claimed, backstopSeconds ?? 0);
     const { residue } = await issuer.revoke(client, issuer.handle.parse(handle), signal);
     const seen = await issuer.probe(client, issuer.handle.parse(handle), signal);
     if (seen.outcome !== "dead")
@@ -64,7 +65,7 @@ export async function proveDead(deps: ProveDeps, tenantId: string, claimed: Clai
       kind: "ended",
       state: claimed.was_active ? "revoked" : "failed",
       receipt: {
-        ended_by: endedBy(issuer, Number(claimed.expires_ms), nowMs),
+        ended_by: endedBy(backstopSeconds, Number(claimed.expires_ms), nowMs),
         reason: claimed.state_reason,
         probe: seen.by,
         observed: seen.detail,
@@ -78,8 +79,22 @@ export async function proveDead(deps: ProveDeps, tenantId: string, claimed: Clai
 }
 
 /** Which of the two ends came first: ours, or the backstop that the far side carried all along (design §4). */
-function endedBy(issuer: AnyIssuer, expiresMs: number, nowMs: number): "mayfly" | "backstop" {
-  return nowMs > expiresMs + issuer.backstopSeconds * 1000 ? "backstop" : "mayfly";
+function endedBy(backstopSeconds: number | undefined, expiresMs: number, nowMs: number): "mayfly" | "backstop" {
+  return backstopSeconds !== undefined && nowMs > expiresMs + backstopSeconds * 1000 ? "backstop" : "mayfly";
+}
+
+/**
+ * What nobody can take back ends when the far side ends it, by the database's clock. Waiting for that is no failure: the
+ * credential is not stuck, it is `revoking`, and everybody who asks us is told that it is not to be used any more.
+ */
+function untilItsOwnEnd(claimed: Claimed, backstopSeconds: number): Attempt {
+  const leftMs = Number(claimed.expires_ms) + backstopSeconds * 1000 - Number(claimed.now_ms);
+  if (leftMs > 0) return { kind: "again", error: null, afterMs: leftMs + 50 };
+  const observed = claimed.was_active
+    ? "it cannot be taken back; its own end has passed"
+    : "if it was made, nobody was given it; its own end has passed";
+  const receipt = { ended_by: "expiry", reason: claimed.state_reason, probe: "expiry", observed, took_ms: 0 };
+  return { kind: "ended", state: "expired", receipt };
 }
 
 /** For the row and the owner: our own errors in full, foreign ones by name and code alone (they may quote what we sent). */

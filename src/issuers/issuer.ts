@@ -7,7 +7,8 @@ import type { Secret } from "../lib/secret.ts";
  *
  * Config is what an admin stores on a target (sealed). Access is what one resource of that target means for one
  * action (for example: which group roles). Handle is what revoke and probe need later; it is committed, sealed,
- * before the target is touched (invariant 3), so it must follow from the credential's id and the config alone.
+ * before the target is touched (invariant 3), so it must follow from the credential's id and the config alone; what only the
+ * far side can tell is added to it as soon as it is known (`keep`). It is erased when there is a receipt.
  */
 export interface Issuer<Kind extends string, Config, Access, Handle, Client extends AsyncDisposable> {
   /** Stored on every target and credential, and the `issuer` of the API. Never rename one. */
@@ -19,17 +20,8 @@ export interface Issuer<Kind extends string, Config, Access, Handle, Client exte
   readonly secretConfig: readonly (keyof Config & string)[];
   /** Members of `config` that say *which* system this is. They never change after registration, so that a revoke reaches the system that the mint reached. */
   readonly identityConfig: readonly (keyof Config & string)[];
-  /** The bounds that the target itself enforces, in seconds; a mint is clamped into them. */
-  readonly ttlSeconds: { readonly min: number; readonly max: number };
-  /**
-   * `immediate`: can be taken back one by one. `expiry`: lives until its own end whatever we do, so its TTL cap
-   * shrinks and the API says so.
-   */
-  readonly revocability: "immediate" | "expiry";
-  /** Seconds after `expiresAt` at which the far side itself has ended it, without us: its backstop. */
-  readonly backstopSeconds: number;
-  /** Seconds between a proven revoke and the last moment at which the far side may still accept it. 0 when none. */
-  readonly effectiveBoundSeconds: number;
+  /** What the far side enforces and whether it can take back. Pure, and of `identityConfig` alone: a credential keeps its bounds. */
+  bounds(config: Config): Bounds;
   /** Opens a client for one version of a target's config. The runtime caches it per target version and disposes it. */
   connect(config: Config): Promise<Client>;
   /** The deterministic downstream name and what revoke needs. Pure: called before the intent is committed. */
@@ -49,6 +41,21 @@ export interface Issuer<Kind extends string, Config, Access, Handle, Client exte
   inspect?(client: Client, access: readonly Access[], signal: AbortSignal): Promise<void>;
 }
 
+/** What a target declares about the credentials that are made there. All in seconds. */
+export interface Bounds {
+  /** A mint is clamped into them. */
+  readonly ttlSeconds: { readonly min: number; readonly max: number };
+  /**
+   * `immediate`: can be taken back one by one. `expiry`: lives until its own end whatever we do: neither `revoke` nor `probe`
+   * is called, its TTL cap shrinks, and the API says so.
+   */
+  readonly revocability: "immediate" | "expiry";
+  /** After `expiresAt`, when the far side itself has ended it, without us, at the latest. Undefined: it never does. */
+  readonly backstopSeconds: number | undefined;
+  /** Between a proven revoke and the last moment at which the far side may still accept it. 0 when none. */
+  readonly effectiveBoundSeconds: number;
+}
+
 /** What `issue` is asked to make. Times are the broker database's clock. */
 export interface IssueRequest<Access, Handle> {
   readonly credentialId: Id<"credential">;
@@ -61,6 +68,12 @@ export interface IssueRequest<Access, Handle> {
   /** Milliseconds from now after which it must not take effect any more. */
   readonly createWithinMs: number;
   readonly signal: AbortSignal;
+  /**
+   * Commits a fuller handle: what revoke needs and only the far side could tell (an accessor, the token itself). Called before
+   * anything is made that cannot be taken back without it. Rejects when the credential was taken back meanwhile: then `issue`
+   * takes back what it has made, as far as it can, and rejects too.
+   */
+  keep(handle: Handle): Promise<void>;
 }
 
 /** What was made. `secret` is revealed once, in the answer to the caller. */
@@ -94,8 +107,7 @@ export interface SelfContainedIssuer<Kind extends string, Config, Access> {
   readonly access: z.ZodType<Access>;
   readonly secretConfig: readonly (keyof Config & string)[];
   readonly identityConfig: readonly (keyof Config & string)[];
-  readonly ttlSeconds: { readonly min: number; readonly max: number };
-  readonly revocability: "immediate";
+  bounds(config: Config): Pick<Bounds, "ttlSeconds" | "revocability">;
   /** The JOSE `typ` and the claims beyond `iss sub client_id iat exp jti`, which the mint sets. */
   token(
     config: Config,

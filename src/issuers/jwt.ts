@@ -18,6 +18,8 @@ const access = z.strictObject({
     .optional(),
 });
 
+const BOUNDS = { ttlSeconds: { min: 1, max: 3600 }, revocability: "immediate" } as const;
+
 /**
  * JWT access tokens in the shape of RFC 9068 with `authorization_details` (RFC 9396): one audience, the agent as
  * subject and client, the task, actions and resources as data. Taken back by introspection from the commit of the
@@ -29,8 +31,7 @@ export const jwt: SelfContainedIssuer<"jwt", z.infer<typeof config>, z.infer<typ
   access,
   secretConfig: [],
   identityConfig: ["audience"],
-  ttlSeconds: { min: 1, max: 3600 },
-  revocability: "immediate",
+  bounds: () => BOUNDS,
   token({ audience }, grant) {
     const scope = [...new Set(grant.access.flatMap((one) => one.scope ?? []))].join(" ");
     return {

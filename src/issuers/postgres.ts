@@ -62,6 +62,12 @@ interface Target extends PostgresClient {
 const ANSWER_WITHIN_MS = 8_000;
 /** VALID UNTIL comes a little after the end, so that a revoke in time is what ends it and the receipt says so. */
 const BACKSTOP_SECONDS = 5;
+const BOUNDS = {
+  ttlSeconds: { min: 1, max: 86_400 },
+  revocability: "immediate",
+  backstopSeconds: BACKSTOP_SECONDS,
+  effectiveBoundSeconds: 0,
+} as const;
 
 /**
  * A login role of PostgreSQL that lives as long as one credential: a member of the granted groups, with no grant of
@@ -74,10 +80,7 @@ export const postgres = defineIssuer({
   handle,
   secretConfig: ["password"],
   identityConfig: ["host", "port", "database", "deployment"],
-  ttlSeconds: { min: 1, max: 86_400 },
-  revocability: "immediate",
-  backstopSeconds: BACKSTOP_SECONDS,
-  effectiveBoundSeconds: 0,
+  bounds: () => BOUNDS,
 
   connect: (target: PostgresConfig): Promise<Target> => Promise.resolve({ ...connectPostgres(target), config: target }),
 

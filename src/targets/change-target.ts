@@ -2,7 +2,7 @@ import { sql } from "kysely";
 import { takeBack } from "../credentials/take-back.ts";
 import type { Db, Tx } from "../db/database.ts";
 import type { Principal } from "../identity/principal.ts";
-import { invalid, MayflyError, notFound } from "../lib/errors.ts";
+import { MayflyError, notFound } from "../lib/errors.ts";
 import type { Id } from "../lib/ids.ts";
 import type { Sealer } from "../lib/seal.ts";
 import type { Change } from "../registry/collection.ts";
@@ -14,6 +14,7 @@ import {
   allAccess,
   asRefusal,
   canaryLeft,
+  checkTtl,
   configColumns,
   type GivenAccess,
   issuerOf,
@@ -119,13 +120,9 @@ async function prepare(
   if (`${row.version}` !== version) throw hasChanged();
   if (row.state === "retired") throw new MayflyError("conflict", "a retired target never changes again");
   const issuer = issuerOf(row.issuer);
-  const { min, max } = issuer.ttlSeconds;
-  const { max_ttl_seconds: ttl } = patch;
-  if (ttl !== undefined && (ttl < min || ttl > max))
-    throw invalid("/max_ttl_seconds", `this issuer allows ${min} to ${max} seconds`);
-
   const stored = JSON.parse(sealer.open(row.config_sealed, targetSealContext(tenantId, id))) as Record<string, unknown>;
   const config = patch.config === undefined ? undefined : changedConfig(row.issuer, stored, patch.config);
+  if (patch.max_ttl_seconds !== undefined) checkTtl(issuer, config ?? stored, patch.max_ttl_seconds);
   const before = await resourcesOf(tx, tenantId, id);
   const given = patch.resources?.map(({ resource, access }, index) => ({
     resource,

@@ -31,14 +31,14 @@ export async function readTargetMembers(
     .groupBy("target_id")
     .execute();
   return new Map(
-    rows.map(({ id, issuer }) => {
+    rows.map(({ id, issuer, config }) => {
       const counts = counted.find((one) => one.target_id === id);
       const own = reached.filter((one) => one.target_id === id);
       return [
         id,
         {
           resources: own.map(({ resource_id, access }) => ({ resource: resource_id, access })),
-          revocability: issuerOf(issuer).revocability,
+          revocability: issuerOf(issuer).bounds(config).revocability,
           live: Number(counts?.live ?? 0),
           stuck: Number(counts?.stuck ?? 0),
         },

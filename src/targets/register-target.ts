@@ -11,8 +11,10 @@ import {
   allAccess,
   asRefusal,
   canaryLeft,
+  checkTtl,
   configColumns,
   type GivenAccess,
+  issuerOf,
   type ResourceAccess,
   resolveResources,
   writeResources,
@@ -50,6 +52,7 @@ export async function registerTarget(
   const { tenantId } = caller;
   if (tenantId === SYSTEM_TENANT)
     throw new MayflyError("forbidden", "the tenant of the operators has no targets; make a tenant for them");
+  checkTtl(issuerOf(body.issuer), body.config, body.max_ttl_seconds);
   const id = newId("target");
   const resources = await change(caller, requestId, (tx) => insert(tx, targetConfigs, tenantId, id, body));
   try {

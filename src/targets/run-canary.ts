@@ -19,11 +19,12 @@ export interface Canary {
 }
 
 const CANARY_MS = 20_000;
-const CANARY_LIFE_MS = 60_000;
+const CANARY_LIFE_SECONDS = 60;
 
 /**
  * Proves that the target can do what will be asked of it, with the very rights that mints will use: rights inspected,
- * a credential made with every access of every resource, seen alive, taken back, seen dead. Throws `target_refused`
+ * a credential made with every access of every resource, seen alive, taken back, seen dead (only made, where nothing can be
+ * taken back). Throws `target_refused`
  * with what is missing. Should we die in between, the canary carries its own backstop of a minute, and its name makes
  * it an orphan that reconciliation removes (the target's row exists before this runs).
  */
@@ -85,18 +86,31 @@ async function prove(
   await issuer.inspect?.(client, access, signal);
 
   const credentialId = newId("credential");
-  const { downstreamName, handle } = issuer.name(credentialId, config);
+  const { downstreamName, handle: named } = issuer.name(credentialId, config);
+  let handle: unknown = named;
+  const { ttlSeconds, revocability } = issuer.bounds(config);
+  const lifeSeconds = Math.max(CANARY_LIFE_SECONDS, ttlSeconds.min);
   let failure: { readonly error: unknown } | undefined;
   try {
     await issuer.issue(client, {
       credentialId,
       downstreamName,
-      handle,
+      handle: named,
       access,
-      expiresAt: new Date(Date.now() + CANARY_LIFE_MS),
+      expiresAt: new Date(Date.now() + lifeSeconds * 1000),
       createWithinMs: CANARY_MS / 2,
       signal,
+      keep: async (fuller) => {
+        handle = fuller;
+      },
     });
+    if (revocability === "expiry")
+      return {
+        state: "passed",
+        revoke_probe: "expiry",
+        observed: "made; it cannot be taken back and ends by itself",
+        took_ms: Math.round(performance.now() - startedAt),
+      };
     const seen = await issuer.probe(client, handle, signal);
     if (seen.outcome !== "alive")
       throw refused(`the canary was made, but the probe says ${seen.outcome} (${seen.detail})`);

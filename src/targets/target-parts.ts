@@ -29,6 +29,12 @@ export function issuerOf(kind: string): AnyIssuer | AnySelfContainedIssuer {
   return issuer;
 }
 
+/** Throws a 400 at `/max_ttl_seconds` when a target of this configuration cannot keep to it. */
+export function checkTtl(issuer: AnyIssuer | AnySelfContainedIssuer, config: Config, seconds: number): void {
+  const { min, max } = issuer.bounds(config).ttlSeconds;
+  if (seconds < min || seconds > max) throw invalid("/max_ttl_seconds", `this target allows ${min} to ${max} seconds`);
+}
+
 /** A configuration as it is stored: whole and sealed, and in the clear without its secrets. */
 export function configColumns(
   sealer: Sealer,

@@ -36,13 +36,13 @@ function resourcesOf(access: z.ZodType) {
 }
 
 const registrations = issuerKinds.map((kind) => {
-  const { config, access, ttlSeconds } = issuerOf(kind);
+  const { config, access } = issuerOf(kind);
   return z.strictObject({
     name: thingName,
     issuer: z.literal(kind),
     owner_id: idSchema("owner"),
     config,
-    max_ttl_seconds: z.int().min(ttlSeconds.min).max(ttlSeconds.max),
+    max_ttl_seconds: z.int().min(1).max(86_400),
     stuck_limit: stuckLimit.optional(),
     resources: resourcesOf(access),
   });

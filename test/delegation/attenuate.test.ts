@@ -81,8 +81,8 @@ function near(drawn: Drawn, parent: Parent, stray: readonly Stray[]): Drawn {
   };
 }
 
-const limits = { maxTtlSeconds: 3600, defaultTtlSeconds: 600 };
-const issuer = { ttlSeconds: { min: 1, max: 3600 } };
+const limits = { maxTtlSeconds: 3600, maxUnrevocableTtlSeconds: 900, defaultTtlSeconds: 600 };
+const issuer = { ttlSeconds: { min: 1, max: 3600 }, revocability: "immediate" } as const;
 
 function delegationOf(drawn: Drawn): Delegation | undefined {
   if (drawn.delegation === undefined) return undefined;

@@ -73,8 +73,8 @@ describe("MCP's own conformance suite", () => {
   test("our metadata has everything that it asks for but what only browsers need", async () => {
     const checks = await run([
       "authorization",
-      ...["--url", app.broker.issuerUrl("default")],
-      ...["--scenario", "authorization-server-metadata-endpoint"],
+      `--url=${app.broker.issuerUrl("default")}`,
+      "--scenario=authorization-server-metadata-endpoint",
     ]);
     const [metadata] = failed(checks);
     const missing = ["authorization_endpoint", "response_types_supported", "code_challenge_methods_supported"];

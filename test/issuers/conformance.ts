@@ -22,6 +22,15 @@ interface Conformance<Config, Access, Handle, Client extends AsyncDisposable> {
   refused(): Config;
   /** Access that `inspect` must refuse, where the kind inspects. */
   forbidden?(): readonly Access[];
+  /** When the far side itself would end the credential, as the far side says it, where it has a backstop. */
+  endsAt?(secret: Issued["secret"], handle: Handle): Promise<Date>;
+  /** The far side takes the same name twice: what is made under it are two credentials. */
+  readonly namesAreShared?: true;
+}
+
+/** A request, with the handle as it was last kept. */
+interface Asked<Access, Handle> extends IssueRequest<Access, Handle> {
+  handle: Handle;
 }
 
 /** A use of a credential that is open: a session, a stream, a connection. */
@@ -35,31 +44,35 @@ export function itIsAnIssuer<Config, Access, Handle, Client extends AsyncDisposa
 ): void {
   const { issuer } = kind;
   let client: Client;
-  let minted: Handle[];
+  let minted: { handle: Handle }[];
 
   beforeEach(async () => {
     client = await issuer.connect(kind.config());
     minted = [];
   });
   afterEach(async () => {
-    for (const handle of minted) await issuer.revoke(client, handle, never());
+    for (const { handle } of minted) await issuer.revoke(client, handle, never());
     await client[Symbol.asyncDispose]();
   });
 
-  function request(changes: Partial<IssueRequest<Access, Handle>> = {}): IssueRequest<Access, Handle> {
+  function request(changes: Partial<IssueRequest<Access, Handle>> = {}): Asked<Access, Handle> {
     const credentialId = changes.credentialId ?? newId("credential");
-    const named = issuer.name(credentialId, kind.config());
-    minted.push(named.handle);
-    const expiresAt = new Date(Date.now() + 60_000);
-    return {
+    const seconds = Math.max(60, issuer.bounds(kind.config()).ttlSeconds.min);
+    const asked: Asked<Access, Handle> = {
       credentialId,
-      ...named,
+      ...issuer.name(credentialId, kind.config()),
       access: kind.access(),
-      expiresAt,
+      expiresAt: new Date(Date.now() + seconds * 1000),
       createWithinMs: 5_000,
       signal: never(),
+      keep: async (fuller) => {
+        // As it is stored and read again.
+        asked.handle = issuer.handle.parse(JSON.parse(JSON.stringify(fuller)));
+      },
       ...changes,
     };
+    minted.push(asked);
+    return asked;
   }
 
   const outcome = async (handle: Handle): Promise<string> => (await issuer.probe(client, handle, never())).outcome;
@@ -82,10 +95,16 @@ export function itIsAnIssuer<Config, Access, Handle, Client extends AsyncDisposa
     });
 
     test("its bounds make sense", () => {
-      const { ttlSeconds, backstopSeconds, effectiveBoundSeconds } = issuer;
+      const { ttlSeconds, backstopSeconds = 0, effectiveBoundSeconds } = issuer.bounds(kind.config());
       expect(ttlSeconds.min).toBeGreaterThan(0);
       expect(ttlSeconds.max).toBeGreaterThanOrEqual(ttlSeconds.min);
       expect(Math.min(backstopSeconds, effectiveBoundSeconds)).toBeGreaterThanOrEqual(0);
+    });
+
+    test("its bounds follow from what never changes about a target", () => {
+      const config = kind.config() as Config & Record<string, unknown>;
+      const identity = Object.fromEntries(issuer.identityConfig.map((name) => [name, config[name]]));
+      expect(issuer.bounds(identity as Config)).toEqual(issuer.bounds(config));
     });
 
     test("the name and the handle follow from the id and the config alone, and survive being stored", () => {
@@ -107,6 +126,19 @@ export function itIsAnIssuer<Config, Access, Handle, Client extends AsyncDisposa
       expect(await kind.works(secret)).toBe(false);
       expect(await outcome(asked.handle)).toBe("dead");
     });
+
+    if (kind.endsAt !== undefined) {
+      test("carries a backstop: the far side itself ends it, about when it was asked to", async () => {
+        const { backstopSeconds } = issuer.bounds(kind.config());
+        if (backstopSeconds === undefined) throw new Error("declares no backstop");
+        const asked = request();
+        const { secret, expiresAt = asked.expiresAt } = await issuer.issue(client, asked);
+        const ends = await kind.endsAt?.(secret, asked.handle);
+        expect(expiresAt.getTime()).toBeLessThanOrEqual(asked.expiresAt.getTime());
+        expect(ends?.getTime()).toBeGreaterThanOrEqual(expiresAt.getTime());
+        expect(ends?.getTime()).toBeLessThanOrEqual(asked.expiresAt.getTime() + backstopSeconds * 1000);
+      });
+    }
 
     test("ends alone: its neighbour keeps working", async () => {
       const [ended, kept] = [request(), request()];
@@ -133,9 +165,12 @@ export function itIsAnIssuer<Config, Access, Handle, Client extends AsyncDisposa
       test("is listed under its name with its handle while it is there, and not after", async () => {
         const asked = request();
         await issuer.issue(client, asked);
-        const { credentialId, downstreamName, handle } = asked;
-        expect(await issuer.list?.(client, never())).toContainEqual({ credentialId, downstreamName, handle });
-        await issuer.revoke(client, handle, never());
+        const { credentialId, downstreamName } = asked;
+        const listed = (await issuer.list?.(client, never()))?.find((one) => one.credentialId === credentialId);
+        expect(listed).toMatchObject({ credentialId, downstreamName });
+        // What is listed is enough to take it back: it may be all that is left after a crash.
+        await issuer.revoke(client, listed?.handle as Handle, never());
+        expect(await outcome(asked.handle)).toBe("dead");
         expect(names(await issuer.list?.(client, never()))).not.toContain(downstreamName);
       });
     }
@@ -184,12 +219,31 @@ export function itIsAnIssuer<Config, Access, Handle, Client extends AsyncDisposa
       expect(await outcome(asked.handle)).toBe("dead");
     });
 
-    test("of a name that is taken is refused and does not give the other's credential away or change it", async () => {
-      const asked = request();
-      const { secret } = await issuer.issue(client, asked);
-      const error = await failure(issuer.issue(client, asked));
-      expect(error).toMatchObject({ code: "target_rejected" });
-      expect(await kind.works(secret)).toBe(true);
+    if (kind.namesAreShared !== true) {
+      test("of a name that is taken is refused and does not give the other's credential away or change it", async () => {
+        const asked = request();
+        const { secret } = await issuer.issue(client, asked);
+        const error = await failure(issuer.issue(client, asked));
+        expect(error).toMatchObject({ code: "target_rejected" });
+        expect(await kind.works(secret)).toBe(true);
+      });
+    }
+
+    test("that is told that the credential was taken back leaves nothing that works", async () => {
+      let fuller: Handle | undefined;
+      const asked = request({
+        keep: async (handle) => {
+          fuller = handle;
+          throw new MayflyError("denied", "taken back");
+        },
+      });
+      const end = await issuer.issue(client, asked).then(
+        () => "issued",
+        () => "refused",
+      );
+      // Kinds that know the whole handle beforehand keep nothing, and are taken back by it.
+      expect(end).toBe(fuller === undefined ? "issued" : "refused");
+      if (fuller !== undefined) expect(await outcome(fuller)).toBe("dead");
     });
 
     test("sixteen at a time never meet each other", async () => {

@@ -69,7 +69,7 @@ describe.each(servers)("issuing on PostgreSQL $name", ({ url }) => {
 
   test("after its end and the backstop the target refuses the log-in by itself", async () => {
     await using client = await open();
-    const over = Date.now() - postgres.backstopSeconds * 1000 - 1;
+    const over = Date.now() - (postgres.bounds(target.config).backstopSeconds ?? 0) * 1000 - 1;
     const { secret } = await postgres.issue(client, target.request({ expiresAt: new Date(over) }));
     expect(await failure(target.login(secret))).toMatchObject({ code: "28P01" });
   });

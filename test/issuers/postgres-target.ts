@@ -115,6 +115,7 @@ export async function postgresTarget(url: string): Promise<PostgresTarget> {
         expiresAt: new Date(Date.now() + 60_000),
         createWithinMs: 5_000,
         signal: never(),
+        keep: async () => undefined,
         ...changes,
       };
     },

@@ -39,6 +39,12 @@ describe.each(servers)("PostgreSQL $name", ({ url }) => {
         [Symbol.asyncDispose]: () => client[Symbol.asyncDispose](),
       };
     },
+    endsAt: async (_secret, { role }) => {
+      const [row] = await target.sql<{ at: Date }>("select rolvaliduntil as at from pg_roles where rolname = $1", [
+        role,
+      ]);
+      return row?.at as Date;
+    },
     // Port 9 of TEST-NET-1 would hang until the time limit; a closed port of this host answers at once.
     unreachable: () => ({ ...target.config, port: 1 }),
     refused: () => ({ ...target.config, password: "not the password" }),

@@ -29,6 +29,7 @@ async function withRole() {
     expiresAt: new Date(Date.now() + 60_000),
     createWithinMs: 10_000,
     signal: AbortSignal.timeout(10_000),
+    keep: async () => undefined,
   });
   return {
     at,
