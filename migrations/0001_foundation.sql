@@ -81,7 +81,7 @@ create function mayfly.audit_change() returns trigger language plpgsql as $$
 declare
   word text := tg_argv[0];
   hidden text[] := coalesce(tg_argv[1], '{}')::text[];
-  silent text[] := '{version,updated_at,reconciled_at}';
+  silent text[] := '{version,updated_at,reconciled_at,canary_at,canary_name}';
   was jsonb := case when tg_op <> 'INSERT' then to_jsonb(old) - hidden end;
   is_ jsonb := case when tg_op <> 'DELETE' then to_jsonb(new) - hidden end;
   changed jsonb;

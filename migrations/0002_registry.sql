@@ -173,6 +173,9 @@ create table mayfly.targets (
   stuck_limit int not null default 5 check (stuck_limit > 0),
   state text not null default 'active' check (state in ('active', 'suspended', 'quarantined', 'retired')),
   canary jsonb not null,
+  -- When the last canary began, and its downstream name: while it lives it is nobody's orphan.
+  canary_at timestamptz,
+  canary_name text,
   reconciled_at timestamptz,
   version int not null default 1,
   created_at timestamptz not null default now(),

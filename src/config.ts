@@ -88,6 +88,7 @@ const variables = z.strictObject({
   MAYFLY_MINT_TIMEOUT_SECONDS: whole(1, 120, 10),
   MAYFLY_SWEEP_SECONDS: whole(1, 60, 5),
   MAYFLY_RECONCILE_SECONDS: whole(10, 86_400, 600),
+  MAYFLY_CANARY_SECONDS: whole(60, 604_800, 3600),
   MAYFLY_KEY_ROTATION_DAYS: whole(1, 365, 30),
   MAYFLY_ALLOW_LOOPBACK_HTTP: onOrOff,
   MAYFLY_TLS_PORT: number(0, 65_535).optional(),
@@ -206,6 +207,7 @@ export interface Config {
   readonly mintTimeoutSeconds: number;
   readonly sweepSeconds: number;
   readonly reconcileSeconds: number;
+  readonly canarySeconds: number;
   readonly keyRotationDays: number;
   readonly allowLoopbackHttp: boolean;
   /** The listener that asks clients for a certificate. Absent: there is none. */
@@ -264,6 +266,7 @@ export function loadConfig(env: NodeJS.ProcessEnv = process.env): Config {
     mintTimeoutSeconds: data.MAYFLY_MINT_TIMEOUT_SECONDS,
     sweepSeconds: data.MAYFLY_SWEEP_SECONDS,
     reconcileSeconds: data.MAYFLY_RECONCILE_SECONDS,
+    canarySeconds: data.MAYFLY_CANARY_SECONDS,
     keyRotationDays: data.MAYFLY_KEY_ROTATION_DAYS,
     allowLoopbackHttp: data.MAYFLY_ALLOW_LOOPBACK_HTTP,
     tls: tlsListener(data),

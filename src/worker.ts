@@ -3,6 +3,7 @@ import { reconcileTarget } from "./credentials/reconcile.ts";
 import { createSweeper } from "./credentials/sweep.ts";
 import { rotateDueKeys } from "./keys/rotate.ts";
 import type { Id } from "./lib/ids.ts";
+import { reviewTarget } from "./targets/review-target.ts";
 import { endDueTasks } from "./tasks/end-task.ts";
 
 /** A running worker. */
@@ -42,6 +43,7 @@ export async function startWorker(broker: Broker): Promise<Worker> {
     for (const { tenant_id, target_id } of due) {
       try {
         const found = await reconcileTarget(broker, tenant_id, target_id);
+        await reviewTarget(broker, tenant_id, target_id, config.canarySeconds);
         if (found.orphansRemoved + found.missingClosed > 0)
           log.warn({ target: target_id, ...found }, "the target and the ledger differed");
       } catch (error) {

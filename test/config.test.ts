@@ -34,6 +34,7 @@ test("with nothing set Mayfly runs by itself, on loopback, with every default", 
     mintTimeoutSeconds: 10,
     sweepSeconds: 5,
     reconcileSeconds: 600,
+    canarySeconds: 3600,
     keyRotationDays: 30,
     allowLoopbackHttp: false,
     tls: undefined,
@@ -71,6 +72,7 @@ test("what is set is what is read, and nothing can change it afterwards", () => 
     mintTimeoutSeconds: 20,
     sweepSeconds: 1,
     reconcileSeconds: 60,
+    canarySeconds: 3600,
     keyRotationDays: 7,
   });
   expect(config.databaseUrl?.reveal()).toBe(production.DATABASE_URL);

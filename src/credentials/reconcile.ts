@@ -1,12 +1,11 @@
 import { sql } from "kysely";
-import type { Db } from "../db/database.ts";
-import { closeGate } from "../db/gate.ts";
+import type { Db, Tx } from "../db/database.ts";
 import type { AnyIssuer } from "../issuers/registry.ts";
 import { downstreamIssuer } from "../issuers/registry.ts";
 import type { Id } from "../lib/ids.ts";
 import type { Log } from "../lib/log.ts";
 import type { WakeUps } from "../queue/queue.ts";
-import { runCanary } from "../targets/run-canary.ts";
+import { CANARY_TAKES_SECONDS } from "../targets/run-canary.ts";
 import type { TargetClients } from "../targets/target-clients.ts";
 import { ATTEMPT_MS } from "./prove-dead.ts";
 import { takeBack } from "./take-back.ts";
@@ -52,10 +51,17 @@ export async function reconcileTarget(
   );
   const listed = await list(client, AbortSignal.timeout(ATTEMPT_MS * 3));
   const names = listed.map((one) => one.downstreamName);
+  const canary = await deps.db.withTenant({ tenantId, actor: BY }, (tx) => runningCanary(tx, tenantId, targetId));
   const known = await deps.db.withTenant({ tenantId, actor: BY }, (tx) =>
     tx
       .selectFrom("credentials")
-      .select(["id", "downstream_name", "state", "activated_at"])
+      .select([
+        "id",
+        "downstream_name",
+        "state",
+        "activated_at",
+        sql<string | null>`receipt ->> 'residue'`.as("residue"),
+      ])
       .where("tenant_id", "=", tenantId)
       .where("target_id", "=", targetId)
       .where((eb) =>
@@ -73,6 +79,7 @@ export async function reconcileTarget(
   for (const one of listed) {
     const row = byName.get(one.downstreamName);
     if (row !== undefined && ["pending", "active", "revoking"].includes(row.state)) continue;
+    if (one.downstreamName === canary) continue;
     // Two targets on one server under one prefix: another's living credential is no orphan.
     if (one.credentialId !== undefined && elsewhere.has(one.credentialId)) continue;
     if (
@@ -82,6 +89,7 @@ export async function reconcileTarget(
         name: one.downstreamName,
         handle: one.handle,
         was: row?.state ?? null,
+        residue: row?.residue ?? null,
       })
     )
       orphansRemoved += 1;
@@ -105,83 +113,74 @@ export async function reconcileTarget(
     deps.wakeUps.now();
   }
   await markReconciled(deps.db, tenantId, targetId);
-  await releaseIfWell(deps, tenantId, targetId);
   return { listed: listed.length, orphansRemoved, missingClosed };
 }
 
+/** Something of ours that no living credential stands for. `was` and `residue` are of its row, null without one. */
+interface Orphan {
+  readonly tenantId: Id<"tenant">;
+  readonly targetId: Id<"target">;
+  readonly name: string;
+  readonly handle: unknown;
+  readonly was: string | null;
+  readonly residue: string | null;
+}
+
+/**
+ * Takes away what no ledger answers for, and tells of it. What can do no harm any more and could not go when it was taken back
+ * (`residue`) is tidied up: told of once it is gone, and not again and again while it stays. Answers whether an orphan was removed.
+ */
 async function removeOrphan(
   deps: ReconcileDeps,
   issuer: AnyIssuer,
   client: AsyncDisposable,
-  orphan: { tenantId: Id<"tenant">; targetId: Id<"target">; name: string; handle: unknown; was: string | null },
+  orphan: Orphan,
 ): Promise<boolean> {
-  let outcome = "unknown";
+  const look = async () => (await issuer.probe(client, orphan.handle, AbortSignal.timeout(ATTEMPT_MS))).outcome;
+  let before = "unknown";
+  let after = "unknown";
+  let residue: string | undefined;
   try {
-    await issuer.revoke(client, orphan.handle, AbortSignal.timeout(ATTEMPT_MS));
-    outcome = (await issuer.probe(client, orphan.handle, AbortSignal.timeout(ATTEMPT_MS))).outcome;
+    before = await look();
+    ({ residue } = await issuer.revoke(client, orphan.handle, AbortSignal.timeout(ATTEMPT_MS)));
+    after = await look();
   } catch (error) {
     deps.log.error({ err: error, target: orphan.targetId, name: orphan.name }, "an orphan could not be removed");
   }
+  const harmless = before === "dead";
+  // Without a residue it was taken back by somebody else since the list was read.
+  if (harmless && (orphan.residue === null || residue !== undefined || after !== "dead")) return false;
+  const removed = after === "dead";
   await deps.db.withTenant({ tenantId: orphan.tenantId, actor: BY }, (tx) =>
     tx
       .insertInto("audit_events")
       .values({
         tenant_id: orphan.tenantId,
-        type: outcome === "dead" ? "orphan.removed" : "orphan.found",
+        type: harmless ? "residue.removed" : removed ? "orphan.removed" : "orphan.found",
         actor: BY,
         subject_id: orphan.targetId,
-        data: JSON.stringify({ downstream_name: orphan.name, ledger: orphan.was, probe: outcome }),
+        data: JSON.stringify({
+          downstream_name: orphan.name,
+          ledger: orphan.was,
+          probe: after,
+          ...(residue === undefined ? {} : { residue }),
+        }),
       })
       .execute(),
   );
-  return outcome === "dead";
+  return removed && !harmless;
 }
 
-/** A quarantined target whose stuck credentials are all dead earns its way back by passing the canary (invariant 6). */
-async function releaseIfWell(deps: ReconcileDeps, tenantId: Id<"tenant">, targetId: Id<"target">): Promise<void> {
-  const quarantined = await deps.db.withTenant({ tenantId, actor: BY }, (tx) =>
-    tx
-      .selectFrom("targets")
-      .select("id")
-      .where("tenant_id", "=", tenantId)
-      .where("id", "=", targetId)
-      .where("state", "=", "quarantined")
-      .where((eb) =>
-        eb.not(
-          eb.exists(
-            eb
-              .selectFrom("credentials")
-              .select("credentials.id")
-              .where("credentials.tenant_id", "=", tenantId)
-              .where("credentials.target_id", "=", targetId)
-              .where("credentials.due_at", "is not", null)
-              .where("credentials.stuck", "=", true),
-          ),
-        ),
-      )
-      .executeTakeFirst(),
-  );
-  if (quarantined === undefined) return;
-  try {
-    const canary = await runCanary(deps, tenantId, targetId);
-    await deps.db.withTenant({ tenantId, actor: BY }, async (tx) => {
-      await closeGate(tx, tenantId);
-      await tx
-        .updateTable("targets")
-        .set((eb) => ({
-          state: "active",
-          canary: JSON.stringify(canary),
-          version: eb("version", "+", 1),
-          updated_at: sql`now()`,
-        }))
-        .where("tenant_id", "=", tenantId)
-        .where("id", "=", targetId)
-        .where("state", "=", "quarantined")
-        .execute();
-    });
-  } catch (error) {
-    deps.log.warn({ err: error, target: targetId }, "a quarantined target does not pass its canary yet");
-  }
+/** What the canary is called that somebody is proving the target with at this moment. */
+async function runningCanary(tx: Tx, tenantId: Id<"tenant">, targetId: Id<"target">): Promise<string | undefined> {
+  const row = await tx
+    .selectFrom("targets")
+    .select("canary_name")
+    .where("tenant_id", "=", tenantId)
+    .where("id", "=", targetId)
+    .where("canary_at", ">", sql<Date>`clock_timestamp() - make_interval(secs => ${CANARY_TAKES_SECONDS}::int)`)
+    .executeTakeFirst();
+  return row?.canary_name ?? undefined;
 }
 
 async function markReconciled(db: Db, tenantId: Id<"tenant">, targetId: Id<"target">): Promise<void> {

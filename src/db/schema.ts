@@ -126,6 +126,8 @@ interface Targets extends Versioned {
   stuck_limit: Generated<number>;
   state: Generated<TargetState>;
   canary: Json<Record<string, unknown>>;
+  canary_at: Time | null;
+  canary_name: string | null;
   reconciled_at: Time | null;
 }
 export type TargetState = "active" | "suspended" | "quarantined" | "retired";

@@ -8,7 +8,7 @@ import type { Sealer } from "../lib/seal.ts";
 import type { Change } from "../registry/collection.ts";
 import { parseAt } from "../registry/field-errors.ts";
 import { requireActiveOwner } from "../registry/references.ts";
-import { type Canary, runCanaryOn } from "./run-canary.ts";
+import { announceCanary, type Canary, runCanaryOn } from "./run-canary.ts";
 import { targetSealContext } from "./target-clients.ts";
 import {
   allAccess,
@@ -162,7 +162,7 @@ function changedConfig(
 
 /** What to keep as the target's canary: the one just passed, or that one is due. Throws the refusal of a failed one. */
 async function proveIfNeeded(
-  { change }: ChangeTargetDeps,
+  { change, db }: ChangeTargetDeps,
   caller: Principal,
   id: Id<"target">,
   { issuer, toProve, active }: Plan,
@@ -171,7 +171,7 @@ async function proveIfNeeded(
   if (toProve === undefined) return undefined;
   if (!active) return { state: "due" };
   try {
-    return await runCanaryOn(issuer, toProve.config, toProve.access);
+    return await runCanaryOn(issuer, toProve.config, toProve.access, announceCanary(db, caller.tenantId, id));
   } catch (error) {
     const left = canaryLeft(error);
     // It would be removed anyway, being unknown; sooner when the reconciler comes at once.

@@ -1,3 +1,4 @@
+import { sql } from "kysely";
 import type { Db } from "../db/database.ts";
 import type { ProbeResult } from "../issuers/issuer.ts";
 import { type AnyIssuer, downstreamIssuer } from "../issuers/registry.ts";
@@ -19,6 +20,8 @@ export interface Canary {
 }
 
 const CANARY_MS = 20_000;
+/** A canary is over after this, whatever becomes of it. */
+export const CANARY_TAKES_SECONDS = 60;
 const CANARY_LIFE_SECONDS = 60;
 
 /**
@@ -50,18 +53,42 @@ export async function runCanary(
     client,
     config,
     rows.flatMap((row) => Object.values(row.access)),
+    announceCanary(db, tenantId, targetId),
   );
+}
+
+/** Tells the reconcilers what the canary is called, and that it is over. */
+type Announce = (downstreamName: string | null) => Promise<void>;
+
+/** Notes it on a stored target, before the far side is touched (invariant 3): a reconciler takes it for no orphan. */
+export function announceCanary(db: Db, tenantId: Id<"tenant">, targetId: Id<"target">): Announce {
+  return async (name) => {
+    await db.withTenant({ tenantId, actor: "mayfly:canary" }, (tx) =>
+      tx
+        .updateTable("targets")
+        .set({ canary_name: name, ...(name === null ? {} : { canary_at: sql`clock_timestamp()` }) })
+        .where("tenant_id", "=", tenantId)
+        .where("id", "=", targetId)
+        .execute(),
+    );
+  };
 }
 
 /**
  * The same for a configuration that is not stored, or not yet: its connections are its own and closed in the end. The
- * target's row must exist all the same, so that reconciliation removes what a crash leaves.
+ * target's row must exist all the same, so that reconciliation removes what a crash leaves. `announce` is left out for a
+ * target that no reconciler visits yet.
  */
-export async function runCanaryOn(kind: string, config: unknown, access: readonly unknown[]): Promise<Canary> {
+export async function runCanaryOn(
+  kind: string,
+  config: unknown,
+  access: readonly unknown[],
+  announce: Announce = async () => undefined,
+): Promise<Canary> {
   const issuer = downstreamIssuer(kind);
   if (issuer === undefined) return nothingToProve;
   await using client = await issuer.connect(config);
-  return await prove(issuer, client, config, access);
+  return await prove(issuer, client, config, access, announce);
 }
 
 /** The reason code of a canary that may still be there: its target must be kept, so that it is found and removed. */
@@ -79,6 +106,7 @@ async function prove(
   client: AsyncDisposable,
   config: unknown,
   wanted: readonly unknown[],
+  announce: Announce,
 ): Promise<Canary> {
   const startedAt = performance.now();
   const access = wanted.map((one) => issuer.access.parse(one));
@@ -90,6 +118,7 @@ async function prove(
   let handle: unknown = named;
   const { ttlSeconds, revocability } = issuer.bounds(config);
   const lifeSeconds = Math.max(CANARY_LIFE_SECONDS, ttlSeconds.min);
+  await announce(downstreamName);
   let failure: { readonly error: unknown } | undefined;
   try {
     await issuer.issue(client, {
@@ -117,7 +146,7 @@ async function prove(
   } catch (error) {
     failure = { error };
   }
-  const seen = await takeDown(issuer, client, handle);
+  const seen = await takeDown(issuer, client, handle).finally(() => announce(null));
   if (seen.outcome !== "dead")
     throw new MayflyError(
       "target_refused",

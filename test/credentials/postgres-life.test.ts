@@ -106,6 +106,35 @@ describe("a Postgres credential", () => {
     expect(await proven(id)).toMatchObject({ state: "revoked", state_reason: "released" });
   });
 
+  test("that has made something of its own dies with a residue, which goes as soon as it can, and is told of once", async () => {
+    await target.asSuperuser(`grant create on schema public to ${target.readers}`);
+    const { id, taskId, username, login } = await mintForNewTask();
+    const client = new pg.Client(login);
+    client.on("error", () => undefined);
+    await client.connect();
+    await client.query("create table mine (x int)");
+    await app.call(orchestrator, "POST", `/v1/tasks/${taskId}/end`, { outcome: "completed" });
+    expect(await proven(id)).toMatchObject({
+      state: "revoked",
+      receipt: { residue: expect.stringContaining(username) },
+    });
+    await expect(new pg.Client(login).connect()).rejects.toMatchObject({ code: expect.stringMatching(/^28/) });
+    const told = async (): Promise<string[]> => {
+      const auditor = await app.token({ sub: "auditor" });
+      const types = ["orphan.found", "orphan.removed", "residue.removed"];
+      const pages = await Promise.all(types.map((type) => app.call(auditor, "GET", `/v1/audit?type=${type}`)));
+      const events: { type: string; data: { downstream_name: string } }[] = pages.flatMap(({ body }) => body.items);
+      return events.filter(({ data }) => data.downstream_name === username).map(({ type }) => type);
+    };
+    for (let again = 0; again < 2; again += 1)
+      expect(await reconcileTarget(app.broker, s.tenantId, targetId)).toMatchObject({ orphansRemoved: 0 });
+    expect([await told(), await target.roles()]).toEqual([[], [username]]);
+    await target.asSuperuser("drop table mine");
+    for (let again = 0; again < 2; again += 1)
+      expect(await reconcileTarget(app.broker, s.tenantId, targetId)).toMatchObject({ orphansRemoved: 0 });
+    expect([await told(), await target.roles()]).toEqual([["residue.removed"], []]);
+  });
+
   test("reconciliation removes what is ours by name but in no ledger, closes what is gone, and leaves strangers alone", async () => {
     const stranger = `mfx_${target.config.deployment}_${"0".repeat(32)}`;
     const orphan = `mfy_${target.config.deployment}_${newId("credential").slice(4)}`;
