@@ -146,7 +146,8 @@ async function prove(
   } catch (error) {
     failure = { error };
   }
-  const seen = await takeDown(issuer, client, handle).finally(() => announce(null));
+  const seen = await takeDown(issuer, client, handle);
+  await announce(null);
   if (seen.outcome !== "dead")
     throw new MayflyError(
       "target_refused",
