@@ -3,6 +3,7 @@ import { benchDeath } from "./death.ts";
 import { benchIntrospect } from "./introspect.ts";
 import { benchMint } from "./mint.ts";
 import { benchPostgres } from "./postgres.ts";
+import { benchSoak } from "./soak.ts";
 import { benchStatus } from "./status.ts";
 import type { BenchOptions } from "./support/options.ts";
 import { machine } from "./support/report.ts";
@@ -17,6 +18,7 @@ const USAGE = `npm run bench -- <name> [options]
   postgres     role mints, and revocations up to the proof
   status       packing and signing a status list of 2^20 tokens
   death        how long after its end a credential is proven dead (--issuer jwt|postgres, --n)
+  soak         lifecycles with a fault every 20 s (--minutes); the invariants each minute
   verify       what the verification kit adds to a call of an API; from a revocation to the refusal
 
   --seconds N      length of a round (default 5)
@@ -27,6 +29,7 @@ const USAGE = `npm run bench -- <name> [options]
   --peer-token F   what node-oidc-provider gives (mint): jwt (default) or opaque
   --issuer KIND    death: jwt (default) or postgres
   --n N            death: how many credentials end in one second (default 2000, postgres 200)
+  --minutes N      soak: how long (default 30)
   --profile        also: where the server process spends its time, by function
 `;
 
@@ -37,6 +40,7 @@ const benches: Readonly<Record<string, (options: BenchOptions) => Promise<object
   postgres: benchPostgres,
   status: benchStatus,
   death: benchDeath,
+  soak: benchSoak,
   verify: benchVerify,
 };
 
@@ -58,6 +62,7 @@ async function main(): Promise<number> {
       "peer-token": { type: "string", default: "jwt" },
       issuer: { type: "string", default: "jwt" },
       n: { type: "string" },
+      minutes: { type: "string", default: "30" },
       profile: { type: "boolean", default: false },
     },
   });
@@ -76,6 +81,7 @@ async function main(): Promise<number> {
     peerToken: values["peer-token"] === "opaque" ? "opaque" : "jwt",
     issuer: values.issuer,
     n: values.n === undefined ? undefined : whole(values.n, "n"),
+    minutes: whole(values.minutes, "minutes"),
     profile: values.profile,
   });
   console.log(JSON.stringify(result));

@@ -8,5 +8,7 @@ export interface BenchOptions {
   readonly peerToken: "jwt" | "opaque";
   readonly issuer: string;
   readonly n: number | undefined;
+  /** How long a soak lasts. */
+  readonly minutes: number;
   readonly profile: boolean;
 }

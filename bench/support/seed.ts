@@ -28,7 +28,12 @@ export interface Seeded {
   /** What they must say in `aud`. */
   readonly audience: string;
   /** Agents with an open task each, under budgets that are counted and never reached. */
-  readonly callers: readonly { readonly sub: string; readonly taskId: Id<"task"> }[];
+  readonly callers: readonly {
+    readonly sub: string;
+    readonly taskId: Id<"task">;
+    readonly agentId: Id<"agent">;
+    readonly purposeId: Id<"purpose">;
+  }[];
   /** `sub` of a tool that serves the JWT target, and of an orchestrator. */
   readonly toolSub: string;
   readonly orchestratorSub: string;
@@ -36,6 +41,8 @@ export interface Seeded {
   /** The audience of the JWT target. */
   readonly apiAudience: string;
   readonly targets: { readonly jwt: Id<"target">; readonly postgres: Id<"target"> };
+  /** The role as which Mayfly works at the Postgres target. */
+  readonly downstream: { readonly admin: string };
   /** The superuser of the server's PostgreSQL, which sees what row-level security would hide, and which plays the far side too. */
   readonly superuserUrl: string;
   readonly ledgerUrl: string;
@@ -89,7 +96,8 @@ export async function seed(
       const agent = await anAgent(tx, owner, sub, trustSource);
       const client = clients[index];
       if (client !== undefined) await aClient(tx, agent, client);
-      callers.push({ sub, taskId: await aTask(tx, agent, await aPurpose(tx, { agent, owner, resource, endsAt })) });
+      const purposeId = await aPurpose(tx, { agent, owner, resource, endsAt });
+      callers.push({ sub, agentId: agent, purposeId, taskId: await aTask(tx, agent, purposeId) });
     }
     const tool = await anAgent(tx, owner, "tickets-tool", trustSource);
     await tx
@@ -120,13 +128,16 @@ export async function seed(
     orchestratorSub: "orchestrator",
     resource: "tickets",
     apiAudience: API_AUDIENCE,
+    downstream: { admin: downstream.config.user },
     superuserUrl,
     ledgerUrl: ledger.href,
   };
 }
 
 /** A database to mint for, in the same server: an admin role as the documentation makes it, and a group to hand out. */
-async function makeDownstream(superuserUrl: string): Promise<{ config: object; group: string }> {
+async function makeDownstream(
+  superuserUrl: string,
+): Promise<{ config: { readonly user: string } & Readonly<Record<string, unknown>>; group: string }> {
   const [database, admin, group, password] = [
     "tickets",
     "mayfly_admin",

@@ -17,19 +17,27 @@ export interface Server extends AsyncDisposable {
   readonly directory: string;
   /** What a process needs in its environment to open the same deployment. */
   readonly env: Readonly<Record<string, string>>;
+  /** Its resident memory, in megabytes. */
+  megabytes(): Promise<number>;
   /** Ends it. With `--profile` this is when the profile is printed. */
   stop(): Promise<void>;
 }
 
 const READY_WITHIN_MS = 120_000;
+let processes = 0;
 
 /** A server process of its own (`mayfly serve`) with a database of its own; `publicUrl` when it is behind something. */
 export async function startServer({
   profile,
   publicUrl,
+  command = "serve",
+  sweepSeconds,
 }: {
   readonly profile: boolean;
   readonly publicUrl?: string;
+  /** `api`: the workers are processes of their own. */
+  readonly command?: "serve" | "api";
+  readonly sweepSeconds?: number;
 }): Promise<Server> {
   const directory = await mkdtemp(join(tmpdir(), "mayfly-bench-"));
   // PostgreSQL is another user when this runs as root, and must be able to pass through.
@@ -39,9 +47,10 @@ export async function startServer({
     MAYFLY_PORT: "0",
     NODE_ENV: "production",
     ...(publicUrl === undefined ? {} : { MAYFLY_PUBLIC_URL: publicUrl }),
+    ...(sweepSeconds === undefined ? {} : { MAYFLY_SWEEP_SECONDS: String(sweepSeconds) }),
   };
   const flags = profile ? ["--cpu-prof", "--cpu-prof-dir", join(directory, "profile")] : [];
-  const started = start("serve", { directory, env, flags });
+  const started = start(command, { directory, env, flags });
   const stop = async (): Promise<void> => {
     await started.end();
     for (const file of profile ? await readdir(join(directory, "profile")) : [])
@@ -50,7 +59,8 @@ export async function startServer({
   };
   try {
     const ready = await started.ready();
-    return { ...ready, pid: started.pid, directory, env, stop, [Symbol.asyncDispose]: stop };
+    const megabytes = () => megabytesOf(started.pid);
+    return { ...ready, pid: started.pid, directory, env, megabytes, stop, [Symbol.asyncDispose]: stop };
   } catch (error) {
     await stop();
     throw error;
@@ -69,8 +79,47 @@ export async function startReplica({ directory, env }: Server): Promise<{ readon
   }
 }
 
+/** Another process of the same deployment, to be killed and stopped as one likes. It keeps its port. */
+export interface Process extends AsyncDisposable {
+  readonly url: string;
+  megabytes(): Promise<number>;
+  /** `kill -9`, and a new one in its place. */
+  killAndStart(): Promise<void>;
+  /** Stops it where it stands for so long (SIGSTOP). */
+  pause(ms: number): Promise<void>;
+}
+
+export async function startProcess(server: Server, command: "api" | "worker"): Promise<Process> {
+  const begin = async (port: number) => {
+    const env = { ...server.env, MAYFLY_PORT: String(port), MAYFLY_PUBLIC_URL: server.url };
+    const started = start(command, { directory: server.directory, env, flags: [] });
+    const ready = await started.ready();
+    return { ...started, port: ready.port };
+  };
+  let current = await begin(0);
+  return {
+    url: `http://127.0.0.1:${current.port}`,
+    megabytes: () => megabytesOf(current.pid),
+    async killAndStart() {
+      await current.kill();
+      current = await begin(current.port);
+    },
+    async pause(ms) {
+      process.kill(current.pid, "SIGSTOP");
+      await sleep(ms);
+      process.kill(current.pid, "SIGCONT");
+    },
+    [Symbol.asyncDispose]: () => current.end(),
+  };
+}
+
+async function megabytesOf(pid: number): Promise<number> {
+  const status = await readFile(`/proc/${pid}/status`, "utf8").catch(() => "");
+  return Math.round(Number(/VmRSS:\s+(\d+)/.exec(status)?.[1] ?? 0) / 1024);
+}
+
 function start(
-  command: "serve" | "api",
+  command: "serve" | "api" | "worker",
   {
     directory,
     env,
@@ -82,7 +131,7 @@ function start(
   },
 ) {
   const bin = fileURLToPath(new URL("../../dist/bin/mayfly.js", import.meta.url));
-  const output = join(directory, `${command}.log`);
+  const output = join(directory, `${command}-${(processes += 1)}.log`);
   const log = openSync(output, "a");
   const child = spawn(process.execPath, ["--no-warnings", ...flags, bin, command], {
     cwd: directory,
@@ -98,12 +147,16 @@ function start(
         const lines = (await readFile(output, "utf8")).split("\n");
         const ready = lines.find((line) => line.includes('"msg":"ready"'));
         if (ready !== undefined) {
-          const { url, port } = JSON.parse(ready) as { url: string; port: number };
+          const { url, port = 0 } = JSON.parse(ready) as { url: string; port?: number };
           return { url, port };
         }
         if (child.exitCode !== null || performance.now() - startedAt > READY_WITHIN_MS)
           throw new Error(`mayfly ${command} did not start:\n${lines.join("\n")}`);
       }
+    },
+    async kill(): Promise<void> {
+      child.kill("SIGKILL");
+      await exited;
     },
     async end(): Promise<void> {
       if (child.exitCode !== null || child.signalCode !== null) return;
