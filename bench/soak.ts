@@ -6,7 +6,7 @@ import { round, table } from "./support/report.ts";
 import { type Seeded, seed } from "./support/seed.ts";
 import { type Process, type Server, startProcess, startServer } from "./support/server.ts";
 import { soakFaults } from "./support/soak-faults.ts";
-import { type Ledger, openLedger, violationsOf } from "./support/soak-invariants.ts";
+import { openLedger, violationsOf } from "./support/soak-invariants.ts";
 
 const LANES = 4;
 const FAULT_EVERY_MS = 20_000;
