@@ -1,6 +1,11 @@
+import { awsSts } from "./aws-sts.ts";
+import { githubApp } from "./github-app.ts";
 import type { Issuer, SelfContainedIssuer } from "./issuer.ts";
 import { jwt } from "./jwt.ts";
+import { kubernetes } from "./kubernetes.ts";
+import { oauthIssuer } from "./oauth.ts";
 import { postgres } from "./postgres.ts";
+import { vault } from "./vault.ts";
 
 export { ACCESS_TOKEN_TYP, TASK_DETAILS } from "../lib/access-token.ts";
 
@@ -8,7 +13,14 @@ export { ACCESS_TOKEN_TYP, TASK_DETAILS } from "../lib/access-token.ts";
 const selfContained = { jwt } as const;
 
 /** Every kind of credential that lives in a far system. Adding one is its file, its test, and its name here. */
-const downstream = { postgres } as const;
+const downstream = {
+  postgres,
+  vault,
+  kubernetes,
+  "aws-sts": awsSts,
+  "github-app": githubApp,
+  oauth: oauthIssuer,
+} as const;
 
 // The runtime treats all issuers alike: it only ever passes an issuer's own values back to it.
 // biome-ignore lint/suspicious/noExplicitAny: the one place where the five types are erased

@@ -24,6 +24,8 @@ interface TargetAddress {
   readonly ca?: string | undefined;
   /** What the far side is called in errors. */
   readonly called: string;
+  /** Bytes that one answer may have. Default: 256 KiB. */
+  readonly maxBytes?: number;
 }
 
 const CONNECT_MS = 2_000;
@@ -33,10 +35,11 @@ const CONNECTIONS = 8;
 
 /**
  * Opens the one way in which issuers speak HTTP (reliability H1 to H3): to this origin alone, no redirects, no proxy, no
- * compression, an answer of at most 256 KiB within 8 s. An answer of any status resolves, with its body read; everything else
+ * compression, an answer of at most `maxBytes` within 8 s. An answer of any status resolves, with its body read; everything else
  * rejects as `target_unavailable` (or `target_rejected` for a certificate), without what was sent.
  */
-export function openTargetConnections({ origin, ca, called }: TargetAddress): TargetConnections {
+export function openTargetConnections(address: TargetAddress): TargetConnections {
+  const { origin, ca, called, maxBytes = MAX_BYTES } = address;
   const agent = new Agent({
     connect: { timeout: CONNECT_MS, ...(ca === undefined ? {} : { ca }) },
     connections: CONNECTIONS,
@@ -52,7 +55,7 @@ export function openTargetConnections({ origin, ca, called }: TargetAddress): Ta
         throw new MayflyError("internal", `a request for ${called} was to go somewhere else`);
       const { signal, stop } = stopWithin(ANSWER_WITHIN_MS, init.signal ?? undefined);
       try {
-        return await raced(signal, ask(agent, url, init, signal, called));
+        return await raced(signal, ask(agent, url, init, signal, called, maxBytes));
       } catch (error) {
         throw toMayflyError(error, signal, called);
       } finally {
@@ -69,6 +72,7 @@ async function ask(
   init: TargetRequest,
   signal: AbortSignal,
   called: string,
+  maxBytes: number,
 ): Promise<Response> {
   signal.throwIfAborted();
   const headers = new Headers(init.headers);
@@ -95,7 +99,7 @@ async function ask(
     let size = 0;
     for await (const chunk of answer.body as AsyncIterable<Buffer>) {
       size += chunk.length;
-      if (size > MAX_BYTES) throw new MayflyError("target_unavailable", `${called} sent more than ${MAX_BYTES} bytes`);
+      if (size > maxBytes) throw new MayflyError("target_unavailable", `${called} sent more than ${maxBytes} bytes`);
       chunks.push(chunk);
     }
     const told = new Headers();

@@ -1,0 +1,100 @@
+import { afterAll, beforeAll, beforeEach } from "@jest/globals";
+import type { Issued, IssueRequest } from "../../src/issuers/issuer.ts";
+import { oauthIssuer } from "../../src/issuers/oauth.ts";
+import type { OauthHandle } from "../../src/issuers/oauth-token.ts";
+import { newId } from "../../src/lib/ids.ts";
+import type { Secret } from "../../src/lib/secret.ts";
+import { never } from "./conformance.ts";
+import { API, type OauthServer, oauthServer, SECRET } from "./oauth-server.ts";
+
+export type Config = ReturnType<typeof oauthIssuer.config.parse>;
+export type Access = ReturnType<typeof oauthIssuer.access.parse>;
+
+export interface Minted {
+  readonly secret: Issued["secret"];
+  readonly expiresAt: Date | undefined;
+  /** As it was last kept. */
+  readonly handle: OauthHandle;
+}
+
+/** An authorization server and its API for the tests of one file. */
+export interface OauthHarness {
+  server(): OauthServer;
+  config(): Config;
+  /** Mints as the runtime does. */
+  mint(changes?: Partial<IssueRequest<Access, OauthHandle>> & { readonly config?: Config }): Promise<Minted>;
+  /** Revokes and looks. */
+  end(handle: OauthHandle, config?: Config): Promise<string>;
+  /** The API's status for a token. */
+  use(secret: Issued["secret"], method?: string): Promise<number>;
+  /** When the server ends a token, as it says itself. */
+  endOf(token: string): Promise<Date>;
+  /** The tokens that were presented to be taken back. */
+  takenBack(): (string | null)[];
+}
+
+export const read: Access = { scope: ["read"], resource: API };
+
+export function oauthHarness(): OauthHarness {
+  let server: OauthServer;
+  beforeAll(async () => {
+    server = await oauthServer();
+  });
+  afterAll(async () => {
+    await server[Symbol.asyncDispose]();
+  });
+  beforeEach(() => {
+    Object.assign(server, { instead: undefined, change: undefined, grantsDieWhole: false });
+    server.asked.length = 0;
+  });
+  const config = (): Config => ({
+    issuer: server.issuer,
+    client_id: "mayfly",
+    client_authentication: "client_secret_post",
+    client_secret: SECRET,
+    grant: "client_credentials",
+    revocation: "required",
+    max_token_seconds: 600,
+  });
+  return {
+    server: () => server,
+    config,
+    async mint(changes = {}) {
+      const { config: given = config(), ...others } = changes;
+      await using client = await oauthIssuer.connect(given);
+      const id = newId("credential");
+      let handle: OauthHandle = {};
+      const { secret, expiresAt } = await oauthIssuer.issue(client, {
+        credentialId: id,
+        ...oauthIssuer.name(id, given),
+        access: [read],
+        expiresAt: new Date(Date.now() + 60_000),
+        createWithinMs: 5_000,
+        signal: never(),
+        keep: async (fuller) => {
+          handle = fuller;
+        },
+        ...others,
+      });
+      return { secret, expiresAt, handle };
+    },
+    async end(handle, given = config()) {
+      await using client = await oauthIssuer.connect(given);
+      await oauthIssuer.revoke(client, handle, never());
+      return (await oauthIssuer.probe(client, handle, never())).outcome;
+    },
+    async use({ access_token: token }, method = "GET") {
+      const headers = { authorization: `Bearer ${(token as Secret).reveal()}` };
+      return (await fetch(server.api.origin, { method, headers })).status;
+    },
+    async endOf(token) {
+      const answer = await fetch(`${server.issuer}/token/introspection`, {
+        method: "POST",
+        body: new URLSearchParams({ token, client_id: "mayfly", client_secret: SECRET }),
+      });
+      return new Date(((await answer.json()) as { exp: number }).exp * 1000);
+    },
+    takenBack: () =>
+      server.asked.filter(({ at }) => at === "POST /token/revocation").map(({ form }) => form.get("token")),
+  };
+}
