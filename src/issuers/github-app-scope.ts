@@ -57,7 +57,7 @@ export const githubAccess = z.strictObject({
 
 export type GithubAccess = z.output<typeof githubAccess>;
 
-/** What one token may do: every permission at every repository. Names in lower case; sorted. */
+/** What one token may do: every permission at every repository. None twice; sorted. */
 export interface GithubScope {
   readonly repositories: readonly string[];
   readonly repository_ids: readonly number[];
@@ -79,25 +79,30 @@ export function covers(has: unknown, asked: Level): boolean {
  */
 export function scopeOf(accesses: readonly GithubAccess[], code: "target_rejected" | "target_refused"): GithubScope {
   const all = new Map<string, Level>();
-  const byRepository = new Map<string | number, Map<string, Level>>();
+  // Names are the same in any case, and are sent as they were given.
+  const byRepository = new Map<
+    string | number,
+    { readonly given: string | number; readonly has: Map<string, Level> }
+  >();
   for (const { repositories, permissions } of accesses) {
-    for (const name of repositories.map((one) => (typeof one === "string" ? one.toLowerCase() : one))) {
-      const here = byRepository.get(name) ?? new Map<string, Level>();
-      byRepository.set(name, here);
+    for (const given of repositories) {
+      const key = typeof given === "string" ? given.toLowerCase() : given;
+      const here = byRepository.get(key) ?? { given, has: new Map<string, Level>() };
+      byRepository.set(key, here);
       for (const [permission, level] of Object.entries(permissions)) {
-        for (const into of [here, all]) if (!covers(into.get(permission), level)) into.set(permission, level);
+        for (const into of [here.has, all]) if (!covers(into.get(permission), level)) into.set(permission, level);
       }
     }
   }
-  for (const here of byRepository.values()) {
-    if ([...all].some(([permission, level]) => here.get(permission) !== level))
+  for (const { has } of byRepository.values()) {
+    if ([...all].some(([permission, level]) => has.get(permission) !== level))
       throw new MayflyError(
         code,
         "a token of GitHub has each permission at each of its repositories, and here they differ: " +
           "ask for one credential (register one target) for each set of permissions",
       );
   }
-  const names = [...byRepository.keys()];
+  const names = [...byRepository.values()].map(({ given }) => given);
   const repositories = names.filter((name) => typeof name === "string").sort();
   const repository_ids = names.filter((name) => typeof name === "number").sort((a, b) => a - b);
   if (repositories.length > 0 && repository_ids.length > 0)
@@ -117,11 +122,11 @@ export function scopeOf(accesses: readonly GithubAccess[], code: "target_rejecte
 export function isWithin(told: Readonly<Record<string, unknown>>, scope: GithubScope): boolean {
   const { repositories, permissions, repository_selection: selection } = told;
   if (selection !== "selected" || !Array.isArray(repositories) || !isRecord(permissions)) return false;
+  const names = new Set(scope.repositories.map((name) => name.toLowerCase()));
   return (
     repositories.every(
       (one: unknown) =>
-        isRecord(one) &&
-        (scope.repositories.includes(String(one.name).toLowerCase()) || scope.repository_ids.includes(Number(one.id))),
+        isRecord(one) && (names.has(String(one.name).toLowerCase()) || scope.repository_ids.includes(Number(one.id))),
     ) &&
     Object.entries(permissions).every(([name, level]) => {
       const asked = scope.permissions[name];

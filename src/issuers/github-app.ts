@@ -149,10 +149,11 @@ const WHY_NOT: Readonly<Record<number, string>> = {
   422: "the installation reaches not all of these repositories, or has not all of these permissions",
 };
 
-/** Throws when the answer names no end, or one that the bounds do not know. */
+/** Throws when the answer names no end, one that is past, or one that the bounds do not know. */
 function endOf({ body }: GithubAnswer, expiresAt: Date): Date {
   const ends = new Date(String(body.expires_at));
-  if (!(ends.getTime() <= expiresAt.getTime() + LIFE_SECONDS * 1000 + CLOCKS_MAY_DIFFER_MS))
+  const latest = expiresAt.getTime() + LIFE_SECONDS * 1000 + CLOCKS_MAY_DIFFER_MS;
+  if (!(ends.getTime() > Date.now() && ends.getTime() <= latest))
     throw new MayflyError(
       "target_rejected",
       `${GITHUB} made a token that does not end within the hour; it is taken back`,

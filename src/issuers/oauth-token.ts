@@ -52,8 +52,8 @@ export async function checked(
   const scope = told.scope ?? asked.scope.join(" ");
   if (scope.split(" ").some((one) => one !== "" && !asked.scope.includes(one)))
     throw rejected("made a token with a scope that was not asked for");
-  if (told.expires_in === undefined || told.expires_in > config.max_token_seconds)
-    throw rejected("made a token that lives longer than max_token_seconds, or does not say how long");
+  if (told.expires_in === undefined || told.expires_in > config.max_token_seconds || told.expires_in <= 0)
+    throw rejected("made a token that lives longer than max_token_seconds or not at all, or does not say how long");
   return { expiresIn: told.expires_in, scope };
 }
 

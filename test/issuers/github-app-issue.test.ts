@@ -15,7 +15,7 @@ describe("what a token may do", () => {
       { repositories: ["hello-world"], permissions: { contents: "write" } },
     ]);
     expect(far.posts()[0]?.body).toEqual({
-      repositories: ["hello-world"],
+      repositories: ["Hello-World"],
       permissions: { contents: "write", metadata: "read" },
     });
     expect(await far.use(secret, "PUT /repos/{owner}/Hello-World/contents/a.txt")).toBe(201);
@@ -104,6 +104,7 @@ describe("what a token may do", () => {
     ["no word of its permissions", { permissions: undefined }],
     ["an end in a day", { expires_at: new Date(Date.now() + 86_400_000).toISOString() }],
     ["no end", { expires_at: undefined }],
+    ["an end that is past", { expires_at: new Date(0).toISOString() }],
   ])("a token that GitHub says has %s is taken back and not handed out", async (_what, more) => {
     far.github().change = ({ method }, reply) =>
       method === "POST" ? { ...reply, body: { ...(reply.body as object), ...more } } : reply;
@@ -140,7 +141,9 @@ describe("a token", () => {
 
   test("that is not known in time is not handed out", async () => {
     far.github().lag = 1_000;
-    expect(await failure(far.mint([read], { createWithinMs: 400 }))).toMatchObject({ code: "target_unavailable" });
+    expect(await failure(far.mint([read], { signal: far.atSecondLook() }))).toMatchObject({
+      code: "target_unavailable",
+    });
     expect(far.takenBack()).toBe(true);
   });
 
@@ -185,11 +188,11 @@ describe("a token", () => {
     expect(await githubApp.revoke(client, handle, never())).toEqual({});
   });
 
-  test("is nowhere in what is printed of it, its errors and its handle's refusal", async () => {
-    far.github().instead = ({ method, bearer }) =>
-      method === "GET" ? problem(500, `${bearer} is no good`) : undefined;
-    const error = await failure(far.mint([read], { createWithinMs: 300 }));
-    const value = far.github().tokens.at(-1)?.value ?? "no token";
+  test("is in no error, also where GitHub quotes it", async () => {
+    const signal = far.atSecondLook(({ bearer }) => problem(500, `${bearer} is no good`));
+    const error = await failure(far.mint([read], { signal }));
+    const value = far.github().tokens.at(-1)?.value ?? "";
+    expect(value).toBe(far.github().asked.find(({ method }) => method === "GET")?.bearer);
     expect(inspect(error, { depth: 9, showHidden: true })).not.toContain(value);
   });
 });

@@ -6,7 +6,7 @@ import type { Issued, IssueRequest } from "../../src/issuers/issuer.ts";
 import { newId } from "../../src/lib/ids.ts";
 import type { Secret } from "../../src/lib/secret.ts";
 import { never } from "./conformance.ts";
-import { type Asked, type GithubFake, githubFake } from "./github-fake.ts";
+import { type Asked, type GithubFake, githubFake, type Reply } from "./github-fake.ts";
 
 export type Access = ReturnType<typeof githubApp.access.parse>;
 
@@ -30,6 +30,8 @@ export interface GithubHarness {
   end(handle: GithubHandle): Promise<string>;
   /** GitHub's own client library, with the token alone. The status of its answer. */
   use(secret: Issued["secret"], what: string): Promise<number>;
+  /** A signal that ends a mint when its token is looked at for the second time. `answer` is what a look gets. */
+  atSecondLook(answer?: (asked: Asked) => Reply): AbortSignal;
   /** The questions for tokens. */
   posts(): Asked[];
   /** Whether somebody took a token back. */
@@ -101,6 +103,17 @@ export function githubHarness(): GithubHarness {
         ({ status }) => status,
         (error: { status: number }) => error.status,
       );
+    },
+    atSecondLook(answer) {
+      const stop = new AbortController();
+      let looks = 0;
+      github.instead = (asked) => {
+        if (asked.method !== "GET") return undefined;
+        looks += 1;
+        if (looks === 2) stop.abort();
+        return answer?.(asked);
+      };
+      return stop.signal;
     },
     posts: () => github.asked.filter(({ method }) => method === "POST"),
     takenBack: () => github.asked.some(({ method }) => method === "DELETE"),

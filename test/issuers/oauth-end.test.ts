@@ -117,7 +117,7 @@ describe("a revoke", () => {
   });
 
   test("is told in the server's own way that the server cannot: JWTs (unsupported_token_type)", async () => {
-    const held = await failure(far.mint({ access: [jwt], createWithinMs: 300 }));
+    const held = await failure(far.mint({ access: [jwt], signal: far.atSecondLook() }));
     expect(held).toMatchObject({ detail: expect.stringContaining("unsupported_token_type") });
     const { secret } = await far.mint({ access: [jwt], config: { ...far.config(), revocation: "none" } });
     await using client = await oauthIssuer.connect(far.config());

@@ -29,6 +29,8 @@ export interface OauthHarness {
   use(secret: Issued["secret"], method?: string): Promise<number>;
   /** When the server ends a token, as it says itself. */
   endOf(token: string): Promise<Date>;
+  /** A signal that ends a mint when the server is asked for the second time whether its token is active. */
+  atSecondLook(): AbortSignal;
   /** The tokens that were presented to be taken back. */
   takenBack(): (string | null)[];
 }
@@ -93,6 +95,16 @@ export function oauthHarness(): OauthHarness {
         body: new URLSearchParams({ token, client_id: "mayfly", client_secret: SECRET }),
       });
       return new Date(((await answer.json()) as { exp: number }).exp * 1000);
+    },
+    atSecondLook() {
+      const stop = new AbortController();
+      let looks = 0;
+      server.instead = (at) => {
+        if (at.endsWith("/introspection")) looks += 1;
+        if (looks === 2) stop.abort();
+        return undefined;
+      };
+      return stop.signal;
     },
     takenBack: () =>
       server.asked.filter(({ at }) => at === "POST /token/revocation").map(({ form }) => form.get("token")),

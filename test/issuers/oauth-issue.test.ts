@@ -45,7 +45,8 @@ describe("what a token may do", () => {
     ["of no type", { token_type: undefined }],
     ["that does not say when it ends", { expires_in: undefined }],
     ["that ends later than the target says", { expires_in: 601 }],
-    ["that has ended", { expires_in: -1 }],
+    ["that has ended", { expires_in: 0 }],
+    ["that ended long ago", { expires_in: -1 }],
     ["with a refresh token beside it", { refresh_token: "unasked" }],
   ])("a token %s is taken back and not handed out", async (_what, more) => {
     far.server().change = (at, body) => (at === "POST /token" ? { ...body, ...more } : body);
@@ -103,7 +104,7 @@ describe("a token", () => {
 
   test("of which introspection says that it is not active is not handed out: its death could not be told from that", async () => {
     far.server().change = (at, body) => (at.endsWith("introspection") ? { active: false } : body);
-    expect(await failure(far.mint({ createWithinMs: 300 }))).toMatchObject({ code: "target_unavailable" });
+    expect(await failure(far.mint({ signal: far.atSecondLook() }))).toMatchObject({ code: "target_unavailable" });
     expect(far.takenBack()).toHaveLength(1);
   });
 
