@@ -98,6 +98,23 @@ describe("a revoke", () => {
     expect(await awsSts.probe(client, handle, never())).toMatchObject({ outcome: "unknown" });
   });
 
+  test("is not proven by the clock of something in between", async () => {
+    const { handle } = target.request();
+    const over = { ...handle, ends: new Date(Date.now() - 2_000).toISOString() };
+    expect(await awsSts.probe(client, over, never())).toMatchObject({ outcome: "dead", by: "sts_expiry" });
+    target.aws.rewrite = () => ({ status: 404, body: "<html>not here</html>" });
+    expect(await awsSts.probe(client, over, never())).toMatchObject({ outcome: "unknown" });
+  });
+
+  test("whose policy was answered with something else has not worked", async () => {
+    const { handle } = target.request();
+    target.aws.rewrite = ({ status, body }) => ({
+      status,
+      body: body.replace(/<PutRolePolicyResponse.*/s, "<html></html>"),
+    });
+    expect(await failure(awsSts.revoke(client, handle, never()))).toMatchObject({ code: "target_unavailable" });
+  });
+
   test.each([
     ["just made", 0, "alive"],
     ["that may have been made just before its signature was too old", 3600 + 14 * 60, "alive"],

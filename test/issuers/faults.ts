@@ -122,8 +122,8 @@ function itSurvives<Config, Access, Handle, Client extends AsyncDisposable, Kind
     let met = false;
     proxy.fail(cell.fault, step === undefined ? undefined : [step], () => {
       met = true;
-      // Long enough after for the first of what drips to come.
-      if (cell.fault.waits === true) setTimeout(() => patience.abort(), 12);
+      // Long enough for the first of what drips to come; and for an issuer that looks until it sees, to have looked.
+      setTimeout(() => patience.abort(), cell.fault.waits === true ? 12 : 1_000).unref();
     });
     const end = await settle(client, patience.signal);
     proxy.clear();
