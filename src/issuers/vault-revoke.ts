@@ -55,7 +55,9 @@ export async function revokeInVault(lane: VaultLane, made: Made, signal: AbortSi
 
 async function push(lane: VaultLane, lease: string, signal: AbortSignal): Promise<void> {
   const answer = await lane.call(write("sys/leases/revoke", { lease_id: lease, sync: true }), signal);
-  if (!answer.ok) throw answer.refusal("the engine did not take back its lease");
+  // Vault says 400 also when the engine's far side is away: it may be back.
+  if (!answer.ok && answer.status !== 400) throw answer.refusal("the engine was not asked to take back its lease");
+  if (!answer.ok) throw new MayflyError("target_unavailable", "the engine did not take back its lease");
 }
 
 async function mustAnswer(lane: VaultLane, signal: AbortSignal): Promise<void> {

@@ -39,6 +39,8 @@ const config = z
       .transform((given) => given ?? Array.from({ length: 8 }, () => randomInt(36).toString(36)).join("")),
     /** Whether what the engines make dies with its lease. False for certificates and others that live until their own end. */
     engine_revocable: z.boolean().default(true),
+    /** What the engines make at the least, in seconds (900 for sessions of AWS). */
+    min_ttl_seconds: z.int().min(1).max(3600).default(1),
   })
   .refine(({ login, login_secret }) => login.method !== "approle" || login_secret !== undefined, {
     path: ["login_secret"],
@@ -110,9 +112,9 @@ export const vault = defineIssuer({
   access,
   handle,
   secretConfig: ["login_secret"],
-  identityConfig: ["url", "namespace", "deployment", "engine_revocable"],
-  bounds: ({ engine_revocable }: VaultConfig): Bounds => ({
-    ttlSeconds: { min: 1, max: 86_400 },
+  identityConfig: ["url", "namespace", "deployment", "engine_revocable", "min_ttl_seconds"],
+  bounds: ({ engine_revocable, min_ttl_seconds }: VaultConfig): Bounds => ({
+    ttlSeconds: { min: min_ttl_seconds, max: 86_400 },
     revocability: engine_revocable ? "immediate" : "expiry",
     backstopSeconds: BACKSTOP_SECONDS,
     effectiveBoundSeconds: 0,

@@ -58,6 +58,8 @@ export interface FakeKubernetes extends AsyncDisposable {
   maxExpiration: number;
   /** Seconds by which it gives more than it was asked for. */
   extendBy: number;
+  /** How long it remembers that it accepted a token. The real one: 10 s. */
+  remembersSeconds: number;
   /** Whether the rights of system:basic-user are bound. */
   basicUser: boolean;
   advance(seconds: number): void;
@@ -86,6 +88,7 @@ const failed = (code: number, reason: string, kind: string, name?: string): Answ
 export async function fakeKubernetes(): Promise<FakeKubernetes> {
   let skew = 0;
   const now = (): number => Date.now() + skew;
+  const accepted = new Map<string, number>();
   const fake: FakeKubernetes = {
     url: "",
     namespace: "agents",
@@ -98,17 +101,21 @@ export async function fakeKubernetes(): Promise<FakeKubernetes> {
     intercept: undefined,
     maxExpiration: Number.POSITIVE_INFINITY,
     extendBy: 0,
+    remembersSeconds: 0,
     basicUser: true,
     advance: (seconds) => {
       skew += seconds * 1000;
     },
     authenticates(id, audience = API) {
       const token = fake.tokens.get(id);
-      if (token === undefined || now() >= token.expiresAt + LEEWAY_MS || !token.audiences.includes(audience))
-        return false;
+      if (token === undefined || !token.audiences.includes(audience)) return false;
+      if (now() < (accepted.get(id) ?? 0) + fake.remembersSeconds * 1000) return true;
+      if (now() >= token.expiresAt + LEEWAY_MS) return false;
       const bound = fake.secrets.get(token.secret.name);
       const deletedAt = Date.parse(bound?.metadata.deletionTimestamp ?? "") || Number.POSITIVE_INFINITY;
-      return bound?.metadata.uid === token.secret.uid && now() <= deletedAt + LEEWAY_MS;
+      if (bound?.metadata.uid !== token.secret.uid || now() > deletedAt + LEEWAY_MS) return false;
+      accepted.set(id, now());
+      return true;
     },
     async [Symbol.asyncDispose]() {
       server.closeAllConnections();

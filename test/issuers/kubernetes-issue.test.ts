@@ -1,6 +1,7 @@
 import { inspect } from "node:util";
 import { afterEach, beforeEach, describe, expect, test } from "@jest/globals";
 import { type KubernetesAccess, kubernetes } from "../../src/issuers/kubernetes.ts";
+import { openKubernetes } from "../../src/issuers/kubernetes-client.ts";
 import { MayflyError } from "../../src/lib/errors.ts";
 import { failure, never } from "./conformance.ts";
 import { deploying, type KubernetesTarget, kubernetesTarget, reporting, revealed } from "./kubernetes-target.ts";
@@ -166,6 +167,15 @@ describe("a token", () => {
 });
 
 describe("errors say what to do, and nothing that was sent or came", () => {
+  test("a name that is taken", async () => {
+    const asked = target.request();
+    await kubernetes.issue(client, asked);
+    expect(await failure(kubernetes.issue(client, asked))).toMatchObject({
+      code: "target_rejected",
+      detail: `there is a Secret ${asked.handle.name} already`,
+    });
+  });
+
   test("an account that is not there, and one that the Role does not name", async () => {
     target.fake.serviceAccounts.delete("reporting");
     expect(await failure(kubernetes.issue(client, target.request()))).toMatchObject({
@@ -215,6 +225,16 @@ describe("errors say what to do, and nothing that was sent or came", () => {
 });
 
 describe("access and config leave no way out of the namespace", () => {
+  test("no path leads anywhere but where it says", async () => {
+    await using lane = openKubernetes(target.config);
+    for (const segment of ["..", ".", ""])
+      expect(await failure(lane.call({ method: "GET", path: ["api", segment] }, never()))).toMatchObject({
+        code: "internal",
+      });
+    await lane.call({ method: "GET", path: ["a/b", "%2e%2e", "c?d#e"] }, never());
+    expect(target.fake.requests.map(({ path }) => path)).toEqual(["/a%2Fb/%252e%252e/c%3Fd%23e"]);
+  });
+
   test.each<unknown>([
     "../../secrets/x",
     "..",

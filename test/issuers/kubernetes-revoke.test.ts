@@ -42,6 +42,18 @@ describe("a revoke", () => {
     });
   });
 
+  test("holds everywhere once the declared bound is over: an API server may remember a token until then", async () => {
+    target.fake.remembersSeconds = 10;
+    const asked = target.request();
+    const { secret } = await kubernetes.issue(client, asked);
+    const works = (): boolean => target.fake.authenticates(revealed(secret, "token"));
+    expect(works()).toBe(true);
+    await kubernetes.revoke(client, asked.handle, never());
+    expect(works()).toBe(true);
+    target.fake.advance(kubernetes.bounds(target.config).effectiveBoundSeconds);
+    expect(works()).toBe(false);
+  });
+
   test("does not touch what was replaced while it looked", async () => {
     const asked = target.request();
     await kubernetes.issue(client, asked);
@@ -110,6 +122,7 @@ describe("only the API server's own word counts as gone", () => {
     ["a Status of another reason", 404, (name) => said({ reason: "Gone", details: { kind: "secrets", name } })],
     ["a Status with another code", 404, (name) => said({ code: 500, details: { kind: "secrets", name } })],
     ["a Status under another status", 410, (name) => said({ details: { kind: "secrets", name } })],
+    ["the words under another status", 410, (name) => said({ code: 410, details: { kind: "secrets", name } })],
     ["a refusal", 403, (name) => said({ code: 403, reason: "Forbidden", details: { kind: "secrets", name } })],
     ["a server that is overloaded", 503, (name) => said({ details: { kind: "secrets", name } })],
     ["a success that is no object", 200, () => "null"],
@@ -160,6 +173,8 @@ describe("the list", () => {
     );
     const asked = target.fake.requests.filter(({ method }) => method === "GET");
     expect(asked.map(({ query }) => query.get("limit"))).toEqual(["100", "100", "100"]);
+    for (const { query } of asked)
+      expect(query.get("labelSelector")).toBe(`mayfly.dev/deployment=${target.config.deployment}`);
     for (const { headers } of asked) expect(headers.accept).toContain("as=PartialObjectMetadataList");
   });
 

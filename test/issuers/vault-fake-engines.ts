@@ -17,7 +17,7 @@ export interface Engines {
 
 /**
  * `database` (roles `reporting`, `other`, `short` of 30 s, `odd` with values of all sorts), `rabbitmq`, `pki` and `ssh` without
- * leases (roles `web`; `long`, which does not listen to `ttl`; `strange`, whose end cannot be read), `aws/sts`.
+ * leases (roles `web`; `long`, which does not listen to `ttl`, nor does `leased`, but for its lease; `strange`, whose end cannot be read), `aws/sts`.
  */
 export function engines(now: () => number): Engines {
   const users = new Map<string, string>();
@@ -47,14 +47,16 @@ export function engines(now: () => number): Engines {
           return { ...user(seconds(data)), revoke: () => undefined };
         case "pki/issue/web":
         case "pki/issue/long":
+        case "pki/issue/leased":
           return {
-            ttl: 0,
+            ttl: path.endsWith("leased") ? seconds(data) : 0,
+            ...(path.endsWith("leased") ? { revoke: () => undefined } : {}),
             data: {
               certificate: `-----BEGIN CERTIFICATE-----\n${randomBytes(30).toString("base64")}`,
               private_key: `-----BEGIN PRIVATE KEY-----\n${randomBytes(30).toString("base64")}`,
               ca_chain: ["-----BEGIN CERTIFICATE-----"],
               common_name: data["common_name"],
-              expiration: Math.floor(now() / 1000) + (path.endsWith("long") ? 86_400 : seconds(data)),
+              expiration: Math.floor(now() / 1000) + (path.endsWith("web") ? seconds(data) : 86_400),
             },
           };
         case "ssh/sign/web":

@@ -192,7 +192,7 @@ function api(fake: FakeVault, now: () => number, id: string, token: FakeToken, {
       const lease = fake.leases.get(String(data["lease_id"]));
       if (lease !== undefined && data["sync"] !== true) lease.turns = fake.queueTurns;
       if (data["sync"] !== true) return [202, undefined];
-      if (lease !== undefined && fake.enginesFail) return bad(500, "failed to revoke entry: resp: nil");
+      if (lease !== undefined && fake.enginesFail) return bad(400, oneError("failed to revoke entry"));
       lease?.revoke();
       fake.leases.delete(String(data["lease_id"]));
       return [204, undefined];
@@ -240,6 +240,7 @@ function newToken(
   const { policies, parent, meta = {}, renewable = true } = made;
   const [client_token, accessor] = [`hvs.${randomBytes(24).toString("base64url")}`, randomBytes(12).toString("hex")];
   const ttl = Math.min(made.ttl, made.maxTtl);
+  const madeAt = now();
   fake.tokens.set(client_token, {
     accessor: `${accessor}.ns1`,
     policies,
@@ -248,8 +249,8 @@ function newToken(
     meta,
     renewable,
     ttl,
-    explicitMaxAt: now() + made.maxTtl * 1000,
-    expiresAt: now() + ttl * 1000,
+    explicitMaxAt: madeAt + made.maxTtl * 1000,
+    expiresAt: madeAt + ttl * 1000,
     ending: false,
   });
   return { client_token, accessor: `${accessor}.ns1`, lease_duration: ttl, renewable };

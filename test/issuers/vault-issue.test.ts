@@ -28,8 +28,10 @@ const allow = (policy: string, path: string, capability: string): void => {
 describe("a credential's child token", () => {
   test("is the credential's own, with its policies and no other, an end, and no parent", async () => {
     const asked = target.request();
-    await vault.issue(client, asked);
+    const { expiresAt } = await vault.issue(client, asked);
+    expect(expiresAt).toBeUndefined();
     const [child] = children();
+    expect(child?.expiresAt).toBeGreaterThanOrEqual(asked.expiresAt.getTime());
     expect(child).toMatchObject({
       policies: ["reporting-read"],
       orphan: true,
@@ -216,6 +218,7 @@ describe("what nothing can take back", () => {
     expect(vault.bounds(config)).toMatchObject({ revocability: "expiry" });
     expect(vault.bounds(target.config)).toMatchObject({ revocability: "immediate" });
     expect(vault.identityConfig).toContain("engine_revocable");
+    expect(vault.bounds({ ...config, min_ttl_seconds: 900 }).ttlSeconds.min).toBe(900);
   });
 
   test.each(["pki/issue/web", "ssh/sign/web", "aws/sts/deploy"])("%s is told the credential's end", async (path) => {
@@ -229,6 +232,8 @@ describe("what nothing can take back", () => {
   test.each([
     ["a longer life than asked for", "pki/issue/long"],
     ["a longer life than asked for, in a certificate of SSH", "ssh/sign/long"],
+    ["a certificate that outlives its lease", "pki/issue/leased"],
+    ["no end at all", "secret/creds/static"],
     ["an end that cannot be read", "ssh/sign/strange"],
     ["half a certificate", "ssh/sign/cut"],
   ])("%s is not handed out", async (_what, path) => {

@@ -61,6 +61,28 @@ describe("a revoke", () => {
     expect(target.fake.engines.users.size).toBe(0);
   });
 
+  test("of a lease that stays, whatever Vault says, ends with its time limit", async () => {
+    const handle = await issued();
+    target.fake.queueTurns = Number.POSITIVE_INFINITY;
+    const { now } = performance;
+    let skew = 0;
+    performance.now = () => now.call(performance) + skew;
+    target.fake.intercept = ({ path }, response) => {
+      if (path === "sys/leases/lookup") skew += 2_000;
+      if (path !== "sys/leases/revoke") return false;
+      response.writeHead(204).end();
+      return true;
+    };
+    try {
+      expect(await failure(vault.revoke(client, handle, never()))).toMatchObject({
+        code: "target_unavailable",
+        detail: "Vault has not taken back yet: a lease of database/creds/reporting",
+      });
+    } finally {
+      performance.now = now;
+    }
+  });
+
   test("that is given up on says so, and goes on where it was", async () => {
     const handle = await issued();
     target.fake.queueTurns = Number.POSITIVE_INFINITY;
