@@ -125,7 +125,11 @@ function itSurvives<Config, Access, Handle, Client extends AsyncDisposable, Kind
       // Long enough for the first of what drips to come; and for an issuer that looks until it sees, to have looked.
       setTimeout(() => patience.abort(), cell.fault.waits === true ? 12 : 1_000).unref();
     });
-    const end = await settle(client, patience.signal);
+    let ended = false;
+    const settled = settle(client, patience.signal).finally(() => (ended = true));
+    // Sooner than any limit of an issuer's own ends a call that does not listen.
+    if (cell.fault.waits === true) await until("a call that is told to stop has stopped", () => ended, 6_000);
+    const end = await settled;
     proxy.clear();
     return met ? end : undefined;
   }
