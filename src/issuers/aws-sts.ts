@@ -42,12 +42,21 @@ export const awsSts = defineIssuer({
   secretConfig: ["secret_access_key"],
   identityConfig: ["role_arn", "revocation", "deployment", "max_session_seconds", "sts_endpoint", "iam_endpoint"],
 
-  bounds: ({ revocation, max_session_seconds }: AwsStsConfig): Bounds => ({
-    ttlSeconds: { min: MIN_SECONDS, max: max_session_seconds },
-    revocability: revocation === "none" ? "expiry" : "immediate",
-    backstopSeconds: BACKSTOP_SECONDS,
-    effectiveBoundSeconds: revocation === "none" ? 0 : EFFECTIVE_SECONDS,
-  }),
+  // What can be taken back may end sooner than any session does of itself.
+  bounds: ({ revocation, max_session_seconds: max }: AwsStsConfig): Bounds =>
+    revocation === "none"
+      ? {
+          ttlSeconds: { min: MIN_SECONDS, max },
+          revocability: "expiry",
+          backstopSeconds: BACKSTOP_SECONDS,
+          effectiveBoundSeconds: 0,
+        }
+      : {
+          ttlSeconds: { min: 1, max },
+          revocability: "immediate",
+          backstopSeconds: MIN_SECONDS + BACKSTOP_SECONDS,
+          effectiveBoundSeconds: EFFECTIVE_SECONDS,
+        },
 
   connect: (given: AwsStsConfig): Promise<AwsStsTarget> => Promise.resolve(openAwsSts(given)),
 
@@ -81,7 +90,7 @@ async function issue(target: AwsStsTarget, request: IssueRequest<AwsStsAccess, A
     credentialId: request.credentialId,
     session: request.handle.session,
     access: request.access,
-    seconds: durationUntil(request.expiresAt),
+    seconds: durationUntil(request.expiresAt, given.revocation),
   });
   const signal = AbortSignal.any([request.signal, AbortSignal.timeout(withinMs)]);
   const made = readSession(resultOf(await target.mint.ask("AssumeRole", parameters, signal)), request.credentialId);
@@ -89,7 +98,8 @@ async function issue(target: AwsStsTarget, request: IssueRequest<AwsStsAccess, A
   const [, partition] = given.role_arn.split(":");
   if (made.arn !== `arn:${partition}:sts::${target.account}:assumed-role/${target.roleName}/${request.handle.session}`)
     throw new MayflyError("target_rejected", "AWS STS made a session of another name or role than asked");
-  if (made.ends.getTime() > request.expiresAt.getTime() + BACKSTOP_SECONDS * 1000)
+  const shortest = given.revocation === "none" ? 0 : Date.now() + MIN_SECONDS * 1000;
+  if (made.ends.getTime() > Math.max(request.expiresAt.getTime(), shortest) + BACKSTOP_SECONDS * 1000)
     throw new MayflyError(
       "target_rejected",
       "AWS STS made a session that lasts longer than asked, or its clock is ahead",
@@ -121,9 +131,9 @@ async function keep(
   }
 }
 
-function durationUntil(expiresAt: Date): number {
+function durationUntil(expiresAt: Date, revocation: AwsStsConfig["revocation"]): number {
   const left = Math.floor((expiresAt.getTime() - Date.now()) / 1000);
-  if (left < MIN_SECONDS - BACKSTOP_SECONDS)
+  if (revocation === "none" && left < MIN_SECONDS - BACKSTOP_SECONDS)
     throw new MayflyError("target_rejected", `AWS STS makes no session shorter than ${MIN_SECONDS} seconds`);
   return Math.max(MIN_SECONDS, left);
 }

@@ -3,8 +3,9 @@ import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } fr
 import { awsSts } from "../../src/issuers/aws-sts.ts";
 import type { AwsStsTarget } from "../../src/issuers/aws-sts-session.ts";
 import { childOf, parseXml } from "../../src/issuers/aws-xml.ts";
+import { until } from "../support/until.ts";
 import { ACCOUNT, type AwsTarget, access, awsTarget } from "./aws-target.ts";
-import { failure } from "./conformance.ts";
+import { failure, never } from "./conformance.ts";
 
 let target: AwsTarget;
 let client: AwsStsTarget;
@@ -80,10 +81,21 @@ describe("a session", () => {
     expect(JSON.parse(asked()[0]?.parameters["Policy"] ?? "").Statement).toHaveLength(3);
   });
 
-  test("that could only last longer than the credential is not asked for", async () => {
-    const request = target.request({ expiresAt: new Date(Date.now() + 800_000) });
-    expect(await failure(awsSts.issue(client, request))).toMatchObject({ code: "target_rejected" });
-    expect(asked()).toEqual([]);
+  test("that nobody can take back and that could only last longer than the credential is not asked for", async () => {
+    await using other = await awsTarget("none");
+    await using unrevocable = await awsSts.connect(other.config);
+    const request = other.request({ expiresAt: new Date(Date.now() + 800_000) });
+    expect(await failure(awsSts.issue(unrevocable, request))).toMatchObject({ code: "target_rejected" });
+    expect(other.aws.calls).toEqual([]);
+  });
+
+  test("of a credential that ends sooner than any session lasts the least, and is taken back in time", async () => {
+    const request = target.request({ expiresAt: new Date(Date.now() + 60_000) });
+    const { secret, expiresAt } = await awsSts.issue(client, request);
+    expect([expiresAt, asked()[0]?.parameters["DurationSeconds"]]).toEqual([request.expiresAt, "900"]);
+    expect(await target.use(secret)).toBe(true);
+    await awsSts.revoke(client, request.handle, never());
+    await until("it is refused", async () => !(await target.use(secret)));
   });
 
   test("outlives its credential by the least that AWS allows, and does not say so to its holder", async () => {

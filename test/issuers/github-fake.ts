@@ -27,6 +27,8 @@ export interface GithubFake extends AsyncDisposable {
   readonly asked: Asked[];
   /** Every token that was made, the newest last. */
   readonly tokens: Token[];
+  /** Tokens that nobody has taken back. */
+  live(): number;
   /** Milliseconds that its clock is ahead of this machine's. */
   skewMs: number;
   /** Questions with a new token that it answers as if it did not know it yet. */
@@ -91,6 +93,7 @@ export async function githubFake({ base = "" }: { readonly base?: string } = {})
     },
     asked: [],
     tokens: [],
+    live: () => live.size,
     skewMs: 0,
     lag: 0,
     longTokens: false,

@@ -49,6 +49,16 @@ export const access = (repositories: Access["repositories"], permissions: Access
 });
 export const read = access(["Hello-World"], { contents: "read" });
 
+/** A target's config for this GitHub. */
+export function configOf(github: GithubFake): GithubConfig {
+  return {
+    api_url: github.apiUrl,
+    client_id: github.clientId,
+    installation_id: github.installationId,
+    private_key: github.privateKey,
+  };
+}
+
 export function githubHarness(): GithubHarness {
   let github: GithubFake;
   beforeAll(async () => {
@@ -63,12 +73,7 @@ export function githubHarness(): GithubHarness {
     github.installation.suspended = false;
     github.asked.length = 0;
   });
-  const config = (): GithubConfig => ({
-    api_url: github.apiUrl,
-    client_id: github.clientId,
-    installation_id: github.installationId,
-    private_key: github.privateKey,
-  });
+  const config = (): GithubConfig => configOf(github);
   return {
     github: () => github,
     config,

@@ -37,6 +37,19 @@ export interface OauthHarness {
 
 export const read: Access = { scope: ["read"], resource: API };
 
+/** A target's config for this authorization server. */
+export function configOf({ issuer }: OauthServer): Config {
+  return {
+    issuer,
+    client_id: "mayfly",
+    client_authentication: "client_secret_post",
+    client_secret: SECRET,
+    grant: "client_credentials",
+    revocation: "required",
+    max_token_seconds: 600,
+  };
+}
+
 export function oauthHarness(): OauthHarness {
   let server: OauthServer;
   beforeAll(async () => {
@@ -49,15 +62,7 @@ export function oauthHarness(): OauthHarness {
     Object.assign(server, { instead: undefined, change: undefined, grantsDieWhole: false });
     server.asked.length = 0;
   });
-  const config = (): Config => ({
-    issuer: server.issuer,
-    client_id: "mayfly",
-    client_authentication: "client_secret_post",
-    client_secret: SECRET,
-    grant: "client_credentials",
-    revocation: "required",
-    max_token_seconds: 600,
-  });
+  const config = (): Config => configOf(server);
   return {
     server: () => server,
     config,

@@ -18,6 +18,8 @@ export interface OauthServer extends AsyncDisposable {
   refreshToken(clientId: string): Promise<string>;
   /** What was answered, in order: method and path of the question, its form. */
   readonly asked: { readonly at: string; readonly form: URLSearchParams }[];
+  /** Access tokens that are good. */
+  live(): number;
   /** A token that is taken back takes with it whatever came of the same refresh token, as the provider does it of itself. */
   grantsDieWhole: boolean;
   /** Answers instead, when it gives something. */
@@ -61,6 +63,7 @@ export async function oauthServer(): Promise<OauthServer> {
     privateKey: await exportPKCS8(key.privateKey),
     api,
     asked: [],
+    live: () => [...store.keys()].filter((name) => /^(AccessToken|ClientCredentials):/.test(name)).length,
     grantsDieWhole: false,
     instead: undefined,
     change: undefined,

@@ -26,6 +26,8 @@ export interface Fleet extends AsyncDisposable {
   readonly seeded: Seeded;
   readonly idp: Workload;
   start(...args: string[]): Promise<MayflyProcess>;
+  /** Every process that was started, the dead ones too. */
+  running(): readonly MayflyProcess[];
   call(api: MayflyProcess, who: string, method: string, path: string, body?: unknown): Promise<Answer>;
   /** Opens a task of the seeded agent. */
   openTask(api: MayflyProcess): Promise<Id<"task">>;
@@ -82,6 +84,7 @@ export async function startFleet(extra: Readonly<Record<string, string>> = {}): 
       processes.push(started);
       return started;
     },
+    running: () => processes,
     async call(api, who, method, path, body) {
       const token = await idp.token(broker.issuerUrl("default"), { sub: who });
       const response = await fetch(`http://127.0.0.1:${String(api.ready["port"])}${path}`, {
