@@ -2,11 +2,13 @@ import { afterAll, beforeAll, describe, expect, test } from "@jest/globals";
 import { sql } from "kysely";
 import { type App, startApp } from "../support/app.ts";
 import { type TestDatabase, testDatabase } from "../support/database.ts";
-import { aRacer, type Racer } from "../support/racer.ts";
+import { type Racer, someRacers } from "../support/racer.ts";
 import { type Seeded, seed } from "../support/seed.ts";
 
 const ROUNDS = 1_000;
 const LANES = 8;
+/** Racers that a lane makes at a time. */
+const AHEAD = 25;
 
 let database: TestDatabase;
 let app: App;
@@ -62,9 +64,11 @@ async function race(close: (at: App, racer: Racer) => Promise<{ status: number; 
   // near the moment at which either may win.
   let ahead = 0;
   const lane = async (): Promise<void> => {
+    let racers: Racer[] = [];
     while (left > 0) {
       left -= 1;
-      const racer = await aRacer(app, s);
+      if (racers.length === 0) racers = await someRacers(app, s, AHEAD);
+      const racer = racers.pop() as Racer;
       const closing = async () => {
         await turns(ahead);
         const closed = await close(left % 2 === 0 ? app : other, racer);

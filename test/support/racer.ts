@@ -1,4 +1,5 @@
 import { sql } from "kysely";
+import type { Tx } from "../../src/db/database.ts";
 import { type Id, newId } from "../../src/lib/ids.ts";
 import type { App } from "./app.ts";
 import { anAgent, aPurpose, type Seeded } from "./seed.ts";
@@ -23,52 +24,66 @@ export async function aRacer(
   s: Seeded,
   options: RacerOptions = {},
 ): Promise<Racer> {
+  const [racer] = await someRacers(app, s, 1, options);
+  return racer as Racer;
+}
+
+/** So many of them, in one transaction: the registry changes once. */
+export async function someRacers(
+  app: Pick<App, "broker" | "token">,
+  s: Seeded,
+  count: number,
+  options: RacerOptions = {},
+): Promise<Racer[]> {
+  const made = await app.broker.db.withTenant({ tenantId: s.tenantId, actor: "test" }, async (tx) => {
+    const racers = [];
+    for (let index = 0; index < count; index += 1) racers.push(await insertRacer(tx, s, options));
+    return racers;
+  });
+  return Promise.all(made.map(async ({ sub, ...ids }) => ({ ...ids, token: await app.token({ sub }) })));
+}
+
+async function insertRacer(tx: Tx, s: Seeded, options: RacerOptions) {
   const { tenantId } = s;
   const sub = `racer-${newId("agent")}`;
-  const ids = await app.broker.db.withTenant({ tenantId, actor: "test" }, async (tx) => {
-    const ownerId = newId("owner");
-    await tx
-      .insertInto("owners")
-      .values({ tenant_id: tenantId, id: ownerId, kind: "human", name: `o-${ownerId}` })
-      .execute();
-    const agentId = await anAgent(tx, {
-      tenantId,
-      ownerId,
-      ...(options.bearerTtlSeconds === undefined ? {} : { bearerTtlSeconds: options.bearerTtlSeconds }),
-    });
-    await tx
-      .insertInto("identities")
-      .values({
-        tenant_id: tenantId,
-        id: newId("identity"),
-        trust_source_id: s.trustSourceId,
-        agent_id: agentId,
-        anchor_claim: "sub",
-        anchor_value: sub,
-        conditions: "[]",
-      })
-      .execute();
-    const purposeId = await aPurpose(tx, { tenantId, agentId, ownerId: s.ownerId, resourceIds: [s.resourceId] });
-    const taskId = newId("task");
-    await tx
-      .insertInto("tasks")
-      .values({
-        tenant_id: tenantId,
-        id: taskId,
-        agent_id: agentId,
-        purpose_id: purposeId,
-        objective: "race",
-        initiated_by: JSON.stringify({ kind: "system", id: "test" }),
-        opened_by: "test",
-        max_credentials: options.maxCredentials ?? null,
-        deadline: sql`now() + interval '1 hour'` as never,
-      })
-      .execute();
-    await tx
-      .insertInto("task_meters")
-      .values({ tenant_id: tenantId, task_id: taskId, heartbeat_due_at: null })
-      .execute();
-    return { agentId, ownerId, taskId };
+  const ownerId = newId("owner");
+  await tx
+    .insertInto("owners")
+    .values({ tenant_id: tenantId, id: ownerId, kind: "human", name: `o-${ownerId}` })
+    .execute();
+  const agentId = await anAgent(tx, {
+    tenantId,
+    ownerId,
+    ...(options.bearerTtlSeconds === undefined ? {} : { bearerTtlSeconds: options.bearerTtlSeconds }),
   });
-  return { ...ids, token: await app.token({ sub }) };
+  await tx
+    .insertInto("identities")
+    .values({
+      tenant_id: tenantId,
+      id: newId("identity"),
+      trust_source_id: s.trustSourceId,
+      agent_id: agentId,
+      anchor_claim: "sub",
+      anchor_value: sub,
+      conditions: "[]",
+    })
+    .execute();
+  const purposeId = await aPurpose(tx, { tenantId, agentId, ownerId: s.ownerId, resourceIds: [s.resourceId] });
+  const taskId = newId("task");
+  await tx
+    .insertInto("tasks")
+    .values({
+      tenant_id: tenantId,
+      id: taskId,
+      agent_id: agentId,
+      purpose_id: purposeId,
+      objective: "race",
+      initiated_by: JSON.stringify({ kind: "system", id: "test" }),
+      opened_by: "test",
+      max_credentials: options.maxCredentials ?? null,
+      deadline: sql`now() + interval '1 hour'` as never,
+    })
+    .execute();
+  await tx.insertInto("task_meters").values({ tenant_id: tenantId, task_id: taskId, heartbeat_due_at: null }).execute();
+  return { agentId, ownerId, taskId, sub };
 }
