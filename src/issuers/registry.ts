@@ -5,6 +5,7 @@ import { jwt } from "./jwt.ts";
 import { kubernetes } from "./kubernetes.ts";
 import { oauthIssuer } from "./oauth.ts";
 import { postgres } from "./postgres.ts";
+import { redis } from "./redis.ts";
 import { vault } from "./vault.ts";
 
 export { ACCESS_TOKEN_TYP, TASK_DETAILS } from "../lib/access-token.ts";
@@ -15,6 +16,7 @@ const selfContained = { jwt } as const;
 /** Every kind of credential that lives in a far system. Adding one is its file, its test, and its name here. */
 const downstream = {
   postgres,
+  redis,
   vault,
   kubernetes,
   "aws-sts": awsSts,
