@@ -1,10 +1,10 @@
 import { accessSync, constants } from "node:fs";
 import { delimiter, join } from "node:path";
 
-/** Where `redis-server` is, for test/support/redis.ts; undefined when it is not installed. */
-function redisServer() {
-  const candidates = (process.env.PATH ?? "").split(delimiter).map((directory) => join(directory, "redis-server"));
-  return candidates.find((path) => {
+/** Where a server program is, for test/support; undefined when it is not installed, which in CI is an error. */
+function serverProgram(name) {
+  const candidates = (process.env.PATH ?? "").split(delimiter).map((directory) => join(directory, name));
+  const found = candidates.find((path) => {
     try {
       accessSync(path, constants.X_OK);
       return true;
@@ -12,12 +12,19 @@ function redisServer() {
       return false;
     }
   });
+  if (found === undefined && process.env.CI)
+    throw new Error(`${name} is not installed, and in CI the suites that need it must run`);
+  if (found === undefined)
+    process.stderr.write(`${name} is not installed: the suites that need it are not registered\n`);
+  return found;
 }
 
-const redis = redisServer();
+const redis = serverProgram("redis-server");
 if (redis !== undefined) process.env.TEST_REDIS_SERVER = redis;
-else if (process.env.CI) throw new Error("redis-server is not installed, and in CI the suites on Redis must run");
-else process.stderr.write("redis-server is not installed: the suites that need it are not registered\n");
+// Debian has it where only root's PATH leads.
+process.env.PATH = `${process.env.PATH ?? ""}${delimiter}/usr/sbin`;
+const mariadb = serverProgram("mariadbd");
+if (mariadb !== undefined) process.env.TEST_MARIADB_SERVER = mariadb;
 
 const conformance = process.env.TEST_MCP_CONFORMANCE;
 if (conformance === undefined && process.env.CI)
@@ -31,6 +38,7 @@ export default {
   testPathIgnorePatterns: [
     "/node_modules/",
     ...(redis === undefined ? ["\\.redis\\.test\\.ts$"] : []),
+    ...(mariadb === undefined ? ["\\.mariadb\\.test\\.ts$"] : []),
     ...(conformance === undefined ? ["/mcp-conformance\\.test\\.ts$"] : []),
   ],
   modulePathIgnorePatterns: ["<rootDir>/dist", "<rootDir>/\\.mayfly"],

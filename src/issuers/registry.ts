@@ -3,6 +3,7 @@ import { githubApp } from "./github-app.ts";
 import type { Issuer, SelfContainedIssuer } from "./issuer.ts";
 import { jwt } from "./jwt.ts";
 import { kubernetes } from "./kubernetes.ts";
+import { mysql } from "./mysql.ts";
 import { oauthIssuer } from "./oauth.ts";
 import { postgres } from "./postgres.ts";
 import { redis } from "./redis.ts";
@@ -17,6 +18,7 @@ const selfContained = { jwt } as const;
 const downstream = {
   postgres,
   redis,
+  mysql,
   vault,
   kubernetes,
   "aws-sts": awsSts,

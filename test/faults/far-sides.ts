@@ -2,8 +2,10 @@ import { type AwsTarget, awsTarget, access as toReports } from "../issuers/aws-t
 import { type GithubFake, githubFake } from "../issuers/github-fake.ts";
 import { configOf as githubConfigOf, read as toRepository } from "../issuers/github-harness.ts";
 import { reporting as asAccount, type KubernetesTarget, kubernetesTarget } from "../issuers/kubernetes-target.ts";
+import { type MysqlTarget, mysqlTarget } from "../issuers/mysql-target.ts";
 import { configOf as oauthConfigOf, read as toApi } from "../issuers/oauth-harness.ts";
 import { type OauthServer, oauthServer } from "../issuers/oauth-server.ts";
+import { type RedisTarget, redisTarget, notes as toNotes } from "../issuers/redis-target.ts";
 import { type FakeVaultTarget, fakeTarget, reporting as toDatabase } from "../issuers/vault-target.ts";
 import { postgresTarget } from "../support/postgres-target.ts";
 
@@ -107,8 +109,36 @@ async function oauthSide(): Promise<FarSide> {
   };
 }
 
-/** One of every kind that can be taken back. */
+async function redisSide(): Promise<FarSide> {
+  const target: RedisTarget = await redisTarget();
+  return {
+    issuer: "redis",
+    at: { hostname: "127.0.0.1", port: target.servers[0]?.port ?? 0 },
+    config: (port) => ({ ...target.config, nodes: [{ host: "127.0.0.1", port }] }),
+    access: toNotes,
+    alive: async () => (await target.users(0)).length,
+    [Symbol.asyncDispose]: () => target[Symbol.asyncDispose](),
+  };
+}
+
+async function mysqlSide(): Promise<FarSide> {
+  const target: MysqlTarget = await mysqlTarget();
+  const { port } = target.config;
+  return {
+    issuer: "mysql",
+    at: { hostname: "127.0.0.1", port },
+    config: (other) => ({ ...target.config, port: other }),
+    access: { roles: [target.role] },
+    alive: async () =>
+      (await target.sql("select User from mysql.user where User like ?", [`m${target.config.deployment}\\_%`])).length,
+    [Symbol.asyncDispose]: () => target[Symbol.asyncDispose](),
+  };
+}
+
+/** One of every kind that can be taken back, and whose far side is installed here: in CI, all are. */
 export const farSides: Readonly<Record<string, () => Promise<FarSide>>> = {
+  ...(process.env["TEST_REDIS_SERVER"] === undefined ? {} : { redis: redisSide }),
+  ...(process.env["TEST_MARIADB_SERVER"] === undefined ? {} : { mysql: mysqlSide }),
   postgres: postgresSide,
   vault: vaultSide,
   kubernetes: kubernetesSide,

@@ -1,0 +1,266 @@
+import { createPool, type Pool, type PoolConnection, type PoolOptions } from "mysql2/promise";
+import { MayflyError } from "../lib/errors.ts";
+import { stopSignal, turnstile } from "./turns.ts";
+
+/** What a connection to one target needs to know. */
+interface MysqlAddress {
+  readonly host: string;
+  readonly port: number;
+  readonly user: string;
+  readonly password: string;
+  readonly tls: "disable" | "verify-full";
+  readonly ca?: string | undefined;
+}
+
+/** One connection, lent for one piece of work. */
+export interface Connection {
+  /** A read. The first on a connection must be one, because it is sent again when a connection from the pool turns out dead. */
+  read<Row>(text: string, values?: readonly unknown[]): Promise<Row[]>;
+  /**
+   * Statements in one packet, so that nothing but the server itself comes between them; the first that fails is the last. Returns
+   * the rows of the last. They are no transaction: the server commits what changes accounts at once. Takes no values: everything in
+   * them must be quoted.
+   */
+  run<Row>(statements: readonly string[]): Promise<Row[]>;
+  /** What the server called this connection when it greeted us. A proxy says something else. */
+  readonly announcedId: number | undefined;
+}
+
+/**
+ * A few connections of their own for one sort of work. Work waits its turn; when `signal` aborts or `withinMs` is
+ * over, waiting ends and a lent connection is destroyed. Whatever fails comes out as a {@link MayflyError}.
+ */
+interface Lane {
+  use<Result>(
+    signal: AbortSignal,
+    withinMs: number,
+    work: (connection: Connection) => Promise<Result>,
+  ): Promise<Result>;
+}
+
+/** An open target. Mints and revokes do not share connections, so a burst of mints cannot hold up a revoke. */
+export interface MysqlClient extends AsyncDisposable {
+  readonly mint: Lane;
+  readonly revoke: Lane;
+}
+
+const LANE_SIZE = 8;
+
+/** Opens the lanes without connecting. */
+export function connectMysql(address: MysqlAddress): MysqlClient {
+  const mint = openLane(address, LANE_SIZE);
+  const revoke = openLane(address, LANE_SIZE);
+  return {
+    mint: mint.lane,
+    revoke: revoke.lane,
+    async [Symbol.asyncDispose]() {
+      await Promise.all([mint.pool.end(), revoke.pool.end()].map((ended) => ended.catch(ignore)));
+    },
+  };
+}
+
+/** A string literal of SQL. Doubling the quote is right in every sql_mode, as long as there is no backslash: that is refused. */
+export function quote(text: string): string {
+  if (text.includes("\\")) throw new MayflyError("internal", "a backslash in a statement");
+  return `'${text.replaceAll("'", "''")}'`;
+}
+
+/** Whether the target itself answered with one of these error numbers. Inside of a lane's work only. */
+export function hasErrno(error: unknown, ...numbers: readonly number[]): boolean {
+  const answer = answerOf(error);
+  return answer !== undefined && numbers.includes(answer.errno);
+}
+
+function options(address: MysqlAddress, size: number): PoolOptions {
+  return {
+    host: address.host,
+    port: address.port,
+    user: address.user,
+    password: address.password,
+    ...(address.tls === "disable"
+      ? {}
+      : {
+          ssl: {
+            rejectUnauthorized: true,
+            verifyIdentity: true,
+            minVersion: "TLSv1.2",
+            ...(address.ca === undefined ? {} : { ca: address.ca }),
+          },
+        }),
+    connectionLimit: size,
+    maxIdle: size,
+    idleTimeout: 10_000,
+    connectTimeout: 2_000,
+    enableKeepAlive: true,
+    keepAliveInitialDelay: 10_000,
+    multipleStatements: true,
+    // A server may ask for any file of this machine (LOCAL INFILE) and for the password in clear.
+    flags: ["-LOCAL_FILES"],
+    enableCleartextPlugin: false,
+    // The driver compiles a parser for each answer out of text that the server sent.
+    disableEval: true,
+    connectAttributes: { program_name: "mayfly" },
+  };
+}
+
+function openLane(address: MysqlAddress, size: number): { lane: Lane; pool: Pool } {
+  const pool = createPool(options(address, size));
+  // Without a listener, a connection that breaks between two statements would end this process (reliability C11).
+  pool.on("connection", (connection: { on(event: "error", listener: () => void): unknown }) =>
+    connection.on("error", ignore),
+  );
+  // The pool's own queue cannot be left early, so the waiting is done here.
+  const turns = turnstile(size);
+  return {
+    pool,
+    lane: {
+      async use(signal, withinMs, work) {
+        using deadline = stopSignal(signal, withinMs);
+        try {
+          using _turn = await turns.enter(deadline.signal);
+          return await lend(pool, deadline.signal, work);
+        } catch (error) {
+          throw toMayflyError(error, deadline.signal);
+        }
+      },
+    },
+  };
+}
+
+async function lend<Result>(
+  pool: Pool,
+  signal: AbortSignal,
+  work: (connection: Connection) => Promise<Result>,
+): Promise<Result> {
+  let client: PoolConnection | undefined;
+  const giveBack = (destroy: boolean): void => {
+    if (destroy) client?.destroy();
+    else client?.release();
+    client = undefined;
+  };
+  const borrow = async (): Promise<PoolConnection> => {
+    client = await unlessAborted(signal, pool.getConnection(), (late) => late.destroy());
+    return client;
+  };
+  // Destroying the socket is the only way to stop waiting for an answer.
+  const abandon = (): void => giveBack(true);
+  signal.addEventListener("abort", abandon, { once: true });
+  let used = false;
+  const send = async (text: string, values: readonly unknown[] = []): Promise<unknown> => {
+    const ask = async (on: PoolConnection): Promise<unknown> =>
+      // The driver forgets to answer what was sent over a connection that is destroyed.
+      (await unlessAborted(signal, on.query(text, [...values])))[0];
+    signal.throwIfAborted();
+    try {
+      return await ask(client ?? (await borrow()));
+    } catch (error) {
+      if (used || signal.aborted || !isLost(error)) throw error;
+      giveBack(true);
+      return await ask(await borrow());
+    } finally {
+      used = true;
+    }
+  };
+  try {
+    const borrowed = await borrow();
+    const result = await work({
+      read: async <Row>(text: string, values: readonly unknown[] = []) => rows<Row>(await send(text, values)),
+      run: async <Row>(statements: readonly string[]) => {
+        const results = await send(statements.join("; "));
+        return rows<Row>(statements.length > 1 && Array.isArray(results) ? results.at(-1) : results);
+      },
+      announcedId: borrowed.threadId,
+    });
+    giveBack(false);
+    return result;
+  } catch (error) {
+    // What failed half way may have left a lock or a role on it.
+    giveBack(true);
+    throw toMayflyError(error, signal);
+  } finally {
+    signal.removeEventListener("abort", abandon);
+  }
+}
+
+function unlessAborted<Value>(
+  signal: AbortSignal,
+  promise: Promise<Value>,
+  late: (value: Value) => void = ignore,
+): Promise<Value> {
+  return new Promise((resolve, reject) => {
+    const giveUp = (): void => reject(signal.reason as Error);
+    signal.addEventListener("abort", giveUp, { once: true });
+    promise
+      .then(
+        (value) => (signal.aborted ? late(value) : resolve(value)),
+        (error: unknown) => reject(error as Error),
+      )
+      .finally(() => signal.removeEventListener("abort", giveUp));
+    if (signal.aborted) giveUp();
+  });
+}
+
+/** A statement without rows answers with an object. */
+function rows<Row>(result: unknown): Row[] {
+  return Array.isArray(result) ? (result as Row[]) : [];
+}
+
+function ignore(): void {}
+
+interface Answer {
+  readonly errno: number;
+  readonly sqlState: string;
+}
+
+/** The server's own refusal. All else is the connection's, or the driver's, end. */
+function answerOf(error: unknown): Answer | undefined {
+  if (typeof error !== "object" || error === null || !("errno" in error) || !("sqlState" in error)) return undefined;
+  const { errno, sqlState } = error;
+  // What broke may look like an answer: only the digits of one are ever said again.
+  return typeof errno === "number" && typeof sqlState === "string" && /^[0-9A-Z]{5}$/.test(sqlState)
+    ? { errno, sqlState }
+    : undefined;
+}
+
+function isLost(error: unknown): boolean {
+  if (error instanceof MayflyError) return false;
+  const answer = answerOf(error);
+  return answer === undefined || GOOD_BYE.includes(answer.errno) || answer.sqlState.startsWith("08");
+}
+
+/** Shutdown, killed, and MySQL's and MariaDB's "idle for too long". */
+const GOOD_BYE: readonly number[] = [1053, 1317, 1927, 4031];
+
+/**
+ * Resources, locks, shutdown and limits; 1290 and 1836 are a server that was made read-only, after a failover. Those whose SQLSTATE
+ * says it (08 connection, 40 conflict, 70100 interrupted) are not here.
+ */
+const PASSING: readonly number[] = [
+  1021, 1037, 1038, 1041, 1053, 1114, 1129, 1135, 1203, 1205, 1223, 1226, 1290, 1836, 1969, 3024, 3100, 3169, 4031,
+];
+
+// No cause anywhere: an error of the driver holds the statement.
+function toMayflyError(error: unknown, signal: AbortSignal): MayflyError {
+  if (error instanceof MayflyError) return error;
+  if (signal.aborted) return new MayflyError("target_unavailable", "MySQL was given up on before it answered");
+  const answer = answerOf(error);
+  if (answer === undefined) return connectionError(error);
+  const { errno, sqlState } = answer;
+  const suffix = `(error ${errno}, SQLSTATE ${sqlState})`;
+  return PASSING.includes(errno) || /^(08|40|70)/.test(sqlState)
+    ? new MayflyError("target_unavailable", `MySQL cannot do it now ${suffix}`)
+    : new MayflyError("target_rejected", `MySQL refused ${suffix}`);
+}
+
+function connectionError(error: unknown): MayflyError {
+  const code = typeof error === "object" && error !== null && "code" in error ? String(error.code) : "";
+  if (code === "HANDSHAKE_NO_SSL_SUPPORT") return new MayflyError("target_rejected", "MySQL does not offer TLS");
+  if (code.startsWith("AUTH_SWITCH_PLUGIN")) {
+    return new MayflyError("target_rejected", "MySQL asks the admin for a kind of log-in that Mayfly does not do");
+  }
+  const suffix = /^[A-Z0-9_]{1,64}$/.test(code) ? ` (${code})` : "";
+  if (/CERT|TLS|SSL|ISSUER|SELF_SIGNED/.test(code)) {
+    return new MayflyError("target_rejected", `MySQL's certificate was not accepted${suffix}`);
+  }
+  return new MayflyError("target_unavailable", `MySQL did not answer${suffix}`);
+}
