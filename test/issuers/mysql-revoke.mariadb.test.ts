@@ -183,14 +183,17 @@ describe("revoking on MariaDB", () => {
     const held = await Promise.all(made.slice(0, 40).map(({ secret }) => target.login(secret)));
     // Waiting for a turn counts: a caller asks again, as the runtime does.
     const end = async (handle: Parameters<typeof mysql.probe>[1]): Promise<void> =>
-      until("it is revoked", () =>
-        mysql.revoke(client, handle, never()).then(
-          () => true,
-          (error: { code?: unknown }) => {
-            if (error.code === "target_unavailable") return false;
-            throw error;
-          },
-        ),
+      until(
+        "it is revoked",
+        () =>
+          mysql.revoke(client, handle, never()).then(
+            () => true,
+            (error: { code?: unknown }) => {
+              if (error.code === "target_unavailable") return false;
+              throw error;
+            },
+          ),
+        120_000,
       ).then(() => undefined);
     await Promise.all(made.map(({ handle }) => end(handle)));
     for (const session of held) {
@@ -199,5 +202,5 @@ describe("revoking on MariaDB", () => {
     }
     expect(await mysql.list?.(client, never())).toEqual([]);
     for (const { handle } of made.slice(0, 20)) expect(await outcome(handle)).toBe("dead");
-  });
+  }, 180_000);
 });
