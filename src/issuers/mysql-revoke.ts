@@ -36,6 +36,8 @@ export function createLock({ user }: Account): string {
 
 /** Takes an account's access away and drops it; that it returns is the proof. Succeeds when there is none. */
 export async function revokeAccount(connection: Connection, account: Account, signal: AbortSignal): Promise<void> {
+  // Also whether sessions can be seen at all: what is dropped blindly lives on in them.
+  await look(connection, account);
   // A create comes first, or it could unlock the account again.
   await killAll(connection, () => creators(connection, account), 1, signal);
   await connection.run([LOCK_WAIT, `ALTER USER IF EXISTS ${accountSql(account)} ACCOUNT LOCK`]);
@@ -66,17 +68,21 @@ const CREATORS = "ID = is_used_lock(?) and USER = substring_index(current_user()
 /** Looks at the account, its sessions and its creates in one statement. */
 export async function look(connection: Connection, account: Account): Promise<Seen> {
   const { user, host } = account;
-  const [row] = await connection.read<Record<"accounts" | "sessions" | "creates" | "read_only", unknown>>(
+  const [row] = await connection.read<Record<"accounts" | "sessions" | "creates" | "sees_all" | "read_only", unknown>>(
     `select (select count(*) from mysql.user where User = ? and Host = ?) as accounts,
        (select count(*) from information_schema.PROCESSLIST where USER = ?) as sessions,
        (select count(*) from information_schema.PROCESSLIST where ${CREATORS}) as creates,
+       (select count(*) from information_schema.USER_PRIVILEGES where PRIVILEGE_TYPE = 'PROCESS'
+         and GRANTEE = concat('''', replace(current_user(), '@', '''@'''), '''')) as sees_all,
        @@global.read_only as read_only`,
     [user, host, user, createLock(account)],
   );
-  const { accounts, sessions, creates, read_only } = row ?? {};
+  const { accounts, sessions, creates, sees_all, read_only } = row ?? {};
   if (!isCount(accounts) || !isCount(sessions) || !isCount(creates)) {
     throw new MayflyError("target_unavailable", "MySQL did not say whether the account is there");
   }
+  // Without it the list of sessions is that of one's own, and says nothing of anybody else's.
+  if (sees_all !== 1) throw new MayflyError("target_rejected", "the admin may not see sessions any more (PROCESS)");
   return { present: accounts > 0, sessions, creates, readOnly: !isWritable(read_only) };
 }
 

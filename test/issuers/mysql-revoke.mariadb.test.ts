@@ -85,6 +85,20 @@ describe("revoking on MariaDB", () => {
   const outcome = async (handle: Parameters<typeof mysql.probe>[1]): Promise<string> =>
     (await mysql.probe(client, handle, never())).outcome;
 
+  test("an admin that lost its view of others' sessions revokes nothing blindly and proves nothing", async () => {
+    const { handle, secret } = await mint();
+    await using session = await target.login(secret);
+    await target.sql("REVOKE PROCESS ON *.* FROM 'mayfly_admin'@'%'");
+    await using blind = await mysql.connect(target.config);
+    expect(await failure(mysql.revoke(blind, handle, never()))).toMatchObject({ code: "target_rejected" });
+    expect((await mysql.probe(blind, handle, never())).outcome).toBe("unknown");
+    await target.sql("GRANT PROCESS ON *.* TO 'mayfly_admin'@'%'");
+    await using seeing = await mysql.connect(target.config);
+    expect(await mysql.revoke(seeing, handle, never())).toEqual({});
+    expect(await failure(session.query("select 1 from app.notes"))).toBeInstanceOf(Error);
+    expect(await outcome(handle)).toBe("dead");
+  });
+
   test("a log-in that held its proof back until after the lock is found and ended (C5)", async () => {
     const { handle, secret } = await mint();
     using late = await holdLogin(target.config.port, secret);
