@@ -1,6 +1,6 @@
 import { createPool, type Pool, type PoolConnection, type PoolOptions } from "mysql2/promise";
 import { MayflyError } from "../lib/errors.ts";
-import { stopSignal, turnstile } from "./turns.ts";
+import { stopSignal, turnstile, unlessAborted } from "./turns.ts";
 
 /** What a connection to one target needs to know. */
 interface MysqlAddress {
@@ -180,24 +180,6 @@ async function lend<Result>(
   } finally {
     signal.removeEventListener("abort", abandon);
   }
-}
-
-function unlessAborted<Value>(
-  signal: AbortSignal,
-  promise: Promise<Value>,
-  late: (value: Value) => void = ignore,
-): Promise<Value> {
-  return new Promise((resolve, reject) => {
-    const giveUp = (): void => reject(signal.reason as Error);
-    signal.addEventListener("abort", giveUp, { once: true });
-    promise
-      .then(
-        (value) => (signal.aborted ? late(value) : resolve(value)),
-        (error: unknown) => reject(error as Error),
-      )
-      .finally(() => signal.removeEventListener("abort", giveUp));
-    if (signal.aborted) giveUp();
-  });
 }
 
 /** A statement without rows answers with an object. */

@@ -1,6 +1,6 @@
 import pg from "pg";
 import { MayflyError } from "../lib/errors.ts";
-import { stopSignal, turnstile } from "./turns.ts";
+import { stopSignal, turnstile, unlessAborted } from "./turns.ts";
 
 /** What a connection to one target needs to know. */
 interface PostgresAddress {
@@ -122,7 +122,8 @@ async function lend<Result>(
     client = undefined;
   };
   const borrow = async (): Promise<pg.PoolClient> => {
-    const borrowed = await connected(pool, signal);
+    // A log-in that hangs is left to end by itself.
+    const borrowed = await unlessAborted(signal, pool.connect(), (late) => late.on("error", ignore).release(true));
     // The pool listens to idle connections only; a lent one that breaks would end this process.
     client = borrowed.on("error", ignore);
     signal.throwIfAborted();
@@ -165,26 +166,6 @@ async function lend<Result>(
     signal.removeEventListener("abort", abandon);
     giveBack(false);
   }
-}
-
-/** A connection of the pool, or a rejection at once when the signal aborts: a log-in that hangs is left to end by itself. */
-function connected(pool: pg.Pool, signal: AbortSignal): Promise<pg.PoolClient> {
-  return new Promise((resolve, reject) => {
-    const stop = (): void => reject(signal.reason as Error);
-    signal.addEventListener("abort", stop, { once: true });
-    pool.connect().then(
-      (client) => {
-        signal.removeEventListener("abort", stop);
-        // Nobody waits for it any more.
-        if (signal.aborted) client.on("error", ignore).release(true);
-        else resolve(client);
-      },
-      (error: unknown) => {
-        signal.removeEventListener("abort", stop);
-        reject(error);
-      },
-    );
-  });
 }
 
 function ignore(): void {}

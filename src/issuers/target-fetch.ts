@@ -1,5 +1,6 @@
 import { Agent } from "undici";
 import { MayflyError } from "../lib/errors.ts";
+import { stopSignal, unlessAborted } from "./turns.ts";
 
 /** `fetch` to one far side, as the client libraries take it (`fetch`, `customFetch`, a transport around it). */
 export type TargetFetch = (url: string | URL, init?: TargetRequest) => Promise<Response>;
@@ -53,13 +54,13 @@ export function openTargetConnections(address: TargetAddress): TargetConnections
       const url = new URL(target);
       if (url.origin !== origin || url.username !== "" || url.password !== "")
         throw new MayflyError("internal", `a request for ${called} was to go somewhere else`);
-      const { signal, stop } = stopWithin(ANSWER_WITHIN_MS, init.signal ?? undefined);
+      using deadline = stopSignal(init.signal ?? new AbortController().signal, ANSWER_WITHIN_MS);
+      const { signal } = deadline;
       try {
-        return await raced(signal, ask(agent, url, init, signal, called, maxBytes));
+        // Undici looks at a signal once it is connected; who waits here looks at once.
+        return await unlessAborted(signal, ask(agent, url, init, signal, called, maxBytes));
       } catch (error) {
         throw toMayflyError(error, signal, called);
-      } finally {
-        stop();
       }
     },
     [Symbol.asyncDispose]: () => agent.destroy(),
@@ -111,30 +112,6 @@ async function ask(
     // Ends what is still coming. An answer that was read has nothing left to end.
     answer.body.on("error", () => undefined).destroy();
   }
-}
-
-/** Undici looks at a signal once it is connected; who waits here looks at once. */
-function raced<Value>(signal: AbortSignal, promise: Promise<Value>): Promise<Value> {
-  return new Promise((resolve, reject) => {
-    const stop = (): void => reject(signal.reason as Error);
-    signal.addEventListener("abort", stop, { once: true });
-    promise.then(resolve, reject).finally(() => signal.removeEventListener("abort", stop));
-  });
-}
-
-function stopWithin(ms: number, signal: AbortSignal | undefined): { signal: AbortSignal; stop(): void } {
-  const controller = new AbortController();
-  const stop = (): void => controller.abort(new Error("stopped"));
-  const timer = setTimeout(stop, ms);
-  signal?.addEventListener("abort", stop, { once: true });
-  if (signal?.aborted === true) stop();
-  return {
-    signal: controller.signal,
-    stop() {
-      clearTimeout(timer);
-      signal?.removeEventListener("abort", stop);
-    },
-  };
 }
 
 // No cause with a foreign error: some carry what was sent.

@@ -51,3 +51,22 @@ export function turnstile(places: number): { enter(signal: AbortSignal): Promise
     },
   };
 }
+
+/** The promise, or a rejection at once when the signal aborts; what comes all the same is given to `late`. */
+export function unlessAborted<Value>(
+  signal: AbortSignal,
+  promise: Promise<Value>,
+  late: (value: Value) => void = () => undefined,
+): Promise<Value> {
+  return new Promise((resolve, reject) => {
+    const giveUp = (): void => reject(signal.reason as Error);
+    signal.addEventListener("abort", giveUp, { once: true });
+    promise
+      .then(
+        (value) => (signal.aborted ? late(value) : resolve(value)),
+        (error: unknown) => reject(error as Error),
+      )
+      .finally(() => signal.removeEventListener("abort", giveUp));
+    if (signal.aborted) giveUp();
+  });
+}
