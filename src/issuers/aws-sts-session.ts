@@ -1,4 +1,3 @@
-import { randomInt } from "node:crypto";
 import { z } from "zod";
 import { MayflyError } from "../lib/errors.ts";
 import { Secret } from "../lib/secret.ts";
@@ -6,6 +5,7 @@ import { type AwsConnections, openAws, resultOf } from "./aws-query.ts";
 import type { DenyTarget } from "./aws-sts-deny.ts";
 import { type AwsStsAccess, sessionPolicy } from "./aws-sts-policy.ts";
 import { childOf, type Xml } from "./aws-xml.ts";
+import { deploymentPrefix } from "./deployment.ts";
 
 const endpoint = z
   .string()
@@ -32,11 +32,7 @@ export const config = z.strictObject({
   /** `deny_policy` writes to the role. `none`: a session lives until its end, whatever happens. */
   revocation: z.enum(["none", "deny_policy"]),
   /** The prefix that tells this target's sessions and policies from all others. Random unless given, so parse it once and store it. */
-  deployment: z
-    .string()
-    .regex(/^[a-z0-9]{1,8}$/)
-    .optional()
-    .transform((given) => given ?? Array.from({ length: 8 }, () => randomInt(36).toString(36)).join("")),
+  deployment: deploymentPrefix(),
   /** Instead of AWS's public ones, for a private endpoint. */
   sts_endpoint: endpoint,
   iam_endpoint: endpoint,

@@ -1,8 +1,8 @@
-import { randomInt } from "node:crypto";
 import { z } from "zod";
 import { MayflyError } from "../lib/errors.ts";
 import type { Id } from "../lib/ids.ts";
 import type { Secret } from "../lib/secret.ts";
+import { deploymentPrefix } from "./deployment.ts";
 import { defineIssuer, type Issued, type IssueRequest, type Listed, type ProbeResult } from "./issuer.ts";
 import { type KubernetesAnswer, type KubernetesLane, notKubernetes, openKubernetes } from "./kubernetes-client.ts";
 import { denied, inspectKubernetes } from "./kubernetes-inspect.ts";
@@ -25,11 +25,7 @@ const config = z.strictObject({
     .regex(/^[\x21-\x7e]{1,16384}$/)
     .optional(),
   /** The prefix that tells this target's Secrets from all others. Random unless given, so parse it once and store it. */
-  deployment: z
-    .string()
-    .regex(/^[a-z0-9]{1,8}$/)
-    .optional()
-    .transform((given) => given ?? Array.from({ length: 8 }, () => randomInt(36).toString(36)).join("")),
+  deployment: deploymentPrefix(),
 });
 
 const access = z.strictObject({

@@ -1,8 +1,9 @@
-import { randomBytes, randomInt } from "node:crypto";
+import { randomBytes } from "node:crypto";
 import { z } from "zod";
 import { MayflyError } from "../lib/errors.ts";
 import type { Id } from "../lib/ids.ts";
 import { Secret } from "../lib/secret.ts";
+import { deploymentPrefix } from "./deployment.ts";
 import { defineIssuer, type Issued, type IssueRequest, type ProbeResult } from "./issuer.ts";
 import { createStatements, readServer } from "./mysql-account.ts";
 import { connectMysql, type MysqlClient } from "./mysql-client.ts";
@@ -24,11 +25,7 @@ const config = z
     /** PEM. Absent: the well-known authorities. */
     ca: z.string().startsWith("-----BEGIN CERTIFICATE-----").max(65_536).optional(),
     /** The prefix that tells this target's accounts from all others on the server. Random unless given, so parse it once and store it. */
-    deployment: z
-      .string()
-      .regex(/^[a-z0-9]{1,4}$/)
-      .optional()
-      .transform((given) => given ?? Array.from({ length: 4 }, () => randomInt(36).toString(36)).join("")),
+    deployment: deploymentPrefix(4),
     /** From where the credentials may be used: the host part of their account names. */
     account_host: z
       .string()

@@ -1,8 +1,9 @@
-import { randomBytes, randomInt } from "node:crypto";
+import { randomBytes } from "node:crypto";
 import { z } from "zod";
 import { MayflyError } from "../lib/errors.ts";
 import type { Id } from "../lib/ids.ts";
 import { Secret } from "../lib/secret.ts";
+import { deploymentPrefix } from "./deployment.ts";
 import { defineIssuer, type Issued, type IssueRequest, type ProbeResult } from "./issuer.ts";
 import { type Connection, connectPostgres, hasSqlState, type PostgresClient, TOO_LATE } from "./postgres-client.ts";
 import { inspectPostgres } from "./postgres-inspect.ts";
@@ -21,11 +22,7 @@ const config = z.strictObject({
   /** PEM. Absent: the well-known authorities. */
   ca: z.string().startsWith("-----BEGIN CERTIFICATE-----").max(65_536).optional(),
   /** The prefix that tells this target's roles from all others on the server. Random unless given, so parse it once and store it. */
-  deployment: z
-    .string()
-    .regex(/^[a-z0-9]{1,8}$/)
-    .optional()
-    .transform((given) => given ?? Array.from({ length: 8 }, () => randomInt(36).toString(36)).join("")),
+  deployment: deploymentPrefix(),
   /** Sessions that one credential may have at a time. */
   connection_limit: z.int().min(1).max(1000).default(5),
   /** PostgreSQL 14 and 15 are refused unless the admin has read why and says so (docs/issuers/postgres.md). */

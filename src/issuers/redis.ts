@@ -1,8 +1,9 @@
-import { createHash, randomBytes, randomInt } from "node:crypto";
+import { createHash, randomBytes } from "node:crypto";
 import { z } from "zod";
 import { MayflyError } from "../lib/errors.ts";
 import type { Id } from "../lib/ids.ts";
 import { Secret } from "../lib/secret.ts";
+import { deploymentPrefix } from "./deployment.ts";
 import { defineIssuer, type Issued, type IssueRequest, type ProbeResult } from "./issuer.ts";
 import { type RedisAccess, redisAccess, rulesOf } from "./redis-access.ts";
 import { type Connection, connectRedis, type RedisClient, type RedisNode } from "./redis-client.ts";
@@ -30,11 +31,7 @@ const config = z
     /** PEM. Absent: the well-known authorities. */
     ca: z.string().startsWith("-----BEGIN CERTIFICATE-----").max(65_536).optional(),
     /** The prefix that tells this target's users from all others. Random unless given, so parse it once and store it. */
-    deployment: z
-      .string()
-      .regex(/^[a-z0-9]{1,8}$/)
-      .optional()
-      .transform((given) => given ?? Array.from({ length: 8 }, () => randomInt(36).toString(36)).join("")),
+    deployment: deploymentPrefix(),
   })
   .refine(({ tls, nodes }) => tls === "verify-full" || nodes.every(({ host }) => LOOPBACK.test(host)), {
     path: ["tls"],

@@ -1,6 +1,6 @@
-import { randomInt } from "node:crypto";
 import { z } from "zod";
 import { MayflyError } from "../lib/errors.ts";
+import { deploymentPrefix } from "./deployment.ts";
 import { type Bounds, defineIssuer, type Issued, type IssueRequest } from "./issuer.ts";
 import { eachOnce, prefixes } from "./several.ts";
 import { targetOrigin } from "./target-origin.ts";
@@ -32,11 +32,7 @@ const config = z
     /** The token role that child tokens are made with: it says which policies they may have. */
     token_role: name.default("mayfly"),
     /** The prefix that tells this target's tokens from all others. Random unless given, so parse it once and store it. */
-    deployment: z
-      .string()
-      .regex(/^[a-z0-9]{1,8}$/)
-      .optional()
-      .transform((given) => given ?? Array.from({ length: 8 }, () => randomInt(36).toString(36)).join("")),
+    deployment: deploymentPrefix(),
     /** Whether what the engines make dies with its lease. False for certificates and others that live until their own end. */
     engine_revocable: z.boolean().default(true),
     /** What the engines make at the least, in seconds (900 for sessions of AWS). */
