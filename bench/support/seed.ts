@@ -49,7 +49,7 @@ export interface Seeded {
 }
 
 export interface SeedOptions {
-  /** When every purpose expires, so that all credentials end in the same moment. Default: in a year. */
+  /** When the purposes of all callers but the first expire, so that their credentials end in the same moment. Default: in a year. */
   readonly endsAt?: Date;
   /** Callers' tokens are accepted once. */
   readonly singleUse?: boolean;
@@ -96,7 +96,7 @@ export async function seed(
       const agent = await anAgent(tx, owner, sub, trustSource);
       const client = clients[index];
       if (client !== undefined) await aClient(tx, agent, client);
-      const purposeId = await aPurpose(tx, { agent, owner, resource, endsAt });
+      const purposeId = await aPurpose(tx, { agent, owner, resource, endsAt: index === 0 ? IN_A_YEAR : endsAt });
       callers.push({ sub, agentId: agent, purposeId, taskId: await aTask(tx, agent, purposeId) });
     }
     const tool = await anAgent(tx, owner, "tickets-tool", trustSource);

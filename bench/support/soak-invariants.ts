@@ -32,9 +32,9 @@ export function openLedger(pool: pg.Pool): Ledger {
       client.release();
     },
     async roles() {
-      return (await rows<{ rolname: string }>("select rolname from pg_roles where rolname ~ '^mfy_bench_'")).map(
-        ({ rolname }) => rolname,
-      );
+      return (
+        await rows<{ rolname: string }>("select rolname from pg_roles where rolname ~ '^mfy_bench_[0-9a-f]{32}$'")
+      ).map(({ rolname }) => rolname);
     },
     async drained(withinMs) {
       const giveUpAt = performance.now() + withinMs;
@@ -64,7 +64,7 @@ const invariants: Readonly<Record<string, string>> = {
   "I2: active past its end": `select from mayfly.credentials where state = 'active' and expires_at < now() - ${GRACE}`,
   "I3: revoked, and its role is there": `select from mayfly.credentials c join pg_roles r on r.rolname = c.downstream_name
     where c.state in ('revoked', 'expired', 'failed') and r.rolcanlogin`,
-  "I1: a role without a living credential": `select from pg_roles r where r.rolname ~ '^mfy_bench_' and not exists (
+  "I1: a role without a living credential": `select from pg_roles r where r.rolname ~ '^mfy_bench_[0-9a-f]{32}$' and not exists (
     select from mayfly.credentials c where c.downstream_name = r.rolname and c.due_at is not null)
     and not exists (select from mayfly.targets t where t.canary_name = r.rolname)`,
   "I4: dead, and not told of exactly once": `select from mayfly.credentials c where c.due_at is null and (
@@ -83,7 +83,7 @@ const invariants: Readonly<Record<string, string>> = {
 /** What everything that had time to die must satisfy besides. */
 const inTheEnd: Readonly<Record<string, string>> = {
   "alive after everything had time to die": "select from mayfly.credentials where due_at is not null",
-  "a role that is left": "select from pg_roles where rolname ~ '^mfy_bench_'",
+  "a role that is left": "select from pg_roles where rolname ~ '^mfy_bench_[0-9a-f]{32}$'",
 };
 
 /** What is wrong, one line each. A role is looked for before its row is, so what is just being made or taken back is asked for twice. */

@@ -1,6 +1,7 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import { MayflyError } from "../lib/errors.ts";
 import { type Connection, hasSqlState } from "./postgres-client.ts";
+import { AS_ITS_KEEPER, ITS_KEEPER } from "./postgres-keeper.ts";
 
 /*
  * How a role dies, and why each step proves what it claims (measured on PostgreSQL 15 to 18; InitPostgres in
@@ -38,17 +39,18 @@ export async function revokeRole(
 ): Promise<{ readonly residue?: string }> {
   for (let round = 1; ; round += 1) {
     try {
-      const [found] = await connection.read<{ oid: number; rolcanlogin: boolean }>(
-        "select oid, rolcanlogin from pg_roles where rolname = $1",
+      const [found] = await connection.read<{ oid: number; rolcanlogin: boolean; keeper: string | null }>(
+        `select oid, rolcanlogin, ${ITS_KEEPER} as keeper from pg_roles r where rolname = $1`,
         [role],
       );
       if (found === undefined) {
         await connection.run(PROVE_ABSENT, { role });
         return {};
       }
-      if (found.rolcanlogin) await connection.run(REFUSE_LOGINS, { role });
-      await endSessions(connection, found.oid, role, signal);
-      return await drop(connection, found.oid, role, signal);
+      const dying = { role, oid: found.oid, keeper: found.keeper ?? "" };
+      if (found.rolcanlogin) await connection.run(REFUSE_LOGINS, { role, keeper: dying.keeper });
+      await endSessions(connection, dying, signal);
+      return await drop(connection, dying, signal);
     } catch (error) {
       if (round === MAX_ROUNDS || !isCollision(error)) throw error;
       await sleep(Math.random() * 5 * round, undefined, { signal });
@@ -67,6 +69,7 @@ function isCollision(error: unknown): boolean {
 // Not flushed: whoever logs in from now on sees it, and the DROP that follows is flushed and flushes this with it.
 const REFUSE_LOGINS = `begin
   set local synchronous_commit = off;
+  ${AS_ITS_KEEPER}
   execute format('alter role %I nologin', current_setting('mayfly.role'));
 end`;
 
@@ -80,11 +83,13 @@ exception when sqlstate 'MF002' then null;
 end`;
 
 const DROP_ROLE = `begin
+  ${AS_ITS_KEEPER}
   execute format('drop role %I', current_setting('mayfly.role'));
 end`;
 
 // What is left of a role that cannot be dropped: no password, no group.
 const STRIP_ROLE = `declare membership record; begin
+  ${AS_ITS_KEEPER}
   execute format('alter role %I password null', current_setting('mayfly.role'));
   for membership in
     select g.rolname from pg_auth_members m join pg_roles g on g.oid = m.roleid join pg_roles r on r.oid = m.member
@@ -99,6 +104,7 @@ end`;
 // Leaves in mayfly.others those that PostgreSQL refused to end, which proves that they are not the role's.
 const END_LOGINS = `declare login int; others int[] := '{}'; begin
   begin
+    ${AS_ITS_KEEPER}
     execute format('grant %I to current_user', current_setting('mayfly.role'));
     execute format('set local role %I', current_setting('mayfly.role'));
     if not has_function_privilege('pg_terminate_backend(int, bigint)', 'execute') then
@@ -119,8 +125,15 @@ interface Login {
   readonly proven: boolean;
 }
 
+interface Dying {
+  readonly role: string;
+  readonly oid: number;
+  /** Who made it; empty when the admin did. */
+  readonly keeper: string;
+}
+
 /** Ends the sessions of a role that cannot log in any more; returns when none is left and none can still appear. */
-async function endSessions(connection: Connection, oid: number, role: string, signal: AbortSignal): Promise<void> {
+async function endSessions(connection: Connection, dying: Dying, signal: AbortSignal): Promise<void> {
   const started = performance.now();
   // Who starts to log in after the first look reads NOLOGIN; only those seen then are waited for.
   let unsettled = await loggingIn(connection);
@@ -128,7 +141,7 @@ async function endSessions(connection: Connection, oid: number, role: string, si
     // The order matters: who is logging in is known from before; now, in a statement of its own, who is there.
     const sessions = await connection.read(
       "select pg_terminate_backend(pid) from pg_stat_activity where usesysid = $1",
-      [oid],
+      [dying.oid],
     );
     const elapsed = performance.now() - started;
     const pending = unsettled.filter(({ proven }) => proven || elapsed < LOGIN_GRACE_MS);
@@ -141,7 +154,7 @@ async function endSessions(connection: Connection, oid: number, role: string, si
     // Most log-ins are through by now. Those that are not may be hiding.
     const hiding = unsettled.filter(({ proven }) => proven);
     if (hiding.length === 0) continue;
-    const others = await endLogins(connection, role, hiding);
+    const others = await endLogins(connection, dying, hiding);
     unsettled = unsettled.filter(({ pid }) => !others.includes(pid));
   }
 }
@@ -160,8 +173,12 @@ function loggingIn(connection: Connection): Promise<Login[]> {
 }
 
 /** Ends those that are the role's; returns the process ids of those that are not and need no waiting for. */
-async function endLogins(connection: Connection, role: string, logins: readonly Login[]): Promise<readonly number[]> {
-  await connection.run(END_LOGINS, { role, logins: `{${logins.map(({ pid }) => pid).join(",")}}` });
+async function endLogins(
+  connection: Connection,
+  { role, keeper }: Dying,
+  logins: readonly Login[],
+): Promise<readonly number[]> {
+  await connection.run(END_LOGINS, { role, keeper, logins: `{${logins.map(({ pid }) => pid).join(",")}}` });
   const [answer] = await connection.read<{ others: number[] }>(
     "select current_setting('mayfly.others')::json as others",
   );
@@ -170,17 +187,16 @@ async function endLogins(connection: Connection, role: string, logins: readonly 
 
 async function drop(
   connection: Connection,
-  oid: number,
-  role: string,
+  { role, oid, keeper }: Dying,
   signal: AbortSignal,
 ): Promise<{ readonly residue?: string }> {
   try {
-    await connection.run(DROP_ROLE, { role });
+    await connection.run(DROP_ROLE, { role, keeper });
   } catch (error) {
     // 2BP01: it owns something or is named in a grant (C18). 55P03: somebody's open or prepared transaction is about
     // to name it. Neither is access, and waiting for a person to clean up would leave the credential alive meanwhile.
     if (!hasSqlState(error, "2BP01", "55P03")) throw error;
-    await connection.run(STRIP_ROLE, { role });
+    await connection.run(STRIP_ROLE, { role, keeper });
     const left = await connection.read("select from pg_auth_members where member = $1", [oid]);
     if (left.length > 0) {
       throw new MayflyError("target_rejected", "the role has a membership that the admin may not revoke", {

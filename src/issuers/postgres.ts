@@ -5,8 +5,9 @@ import type { Id } from "../lib/ids.ts";
 import { Secret } from "../lib/secret.ts";
 import { deploymentPrefix } from "./deployment.ts";
 import { defineIssuer, type Issued, type IssueRequest, type ProbeResult } from "./issuer.ts";
-import { type Connection, connectPostgres, hasSqlState, type PostgresClient, TOO_LATE } from "./postgres-client.ts";
+import { connectPostgres, hasSqlState, type PostgresClient, TOO_LATE } from "./postgres-client.ts";
 import { inspectPostgres } from "./postgres-inspect.ts";
+import { AS_KEEPER, readBefore } from "./postgres-keeper.ts";
 import { revokeRole } from "./postgres-revoke.ts";
 import { scramVerifier } from "./scram.ts";
 
@@ -114,18 +115,27 @@ async function issue(target: Target, request: IssueRequest<PostgresAccess, Postg
   const password = new Secret(randomBytes(32).toString("base64url"));
   const started = performance.now();
   await target.mint.use(request.signal, Math.min(ANSWER_WITHIN_MS, request.createWithinMs), async (connection) => {
+    // Sorted, so that two mints cannot wait for each other's groups.
+    const groups = [...new Set(request.access.flatMap(({ roles }) => roles))].sort();
+    const { role } = request.handle;
     // Not before there is a connection: a burst of mints would fill the thread pool, in which log-ins are proven, too.
-    const [verifier, now] = await Promise.all([scramVerifier(password), readClock(connection)]);
+    const [verifier, before] = await Promise.all([
+      scramVerifier(password),
+      readBefore(connection, { deployment: target.config.deployment, role, groups }),
+    ]);
+    const { keeper, make, admit } = before;
     const inputs = {
-      role: request.handle.role,
+      role,
+      keeper,
+      make,
+      admit,
       verifier,
       until: new Date(request.expiresAt.getTime() + BACKSTOP_SECONDS * 1000).toISOString(),
       limit: target.config.connection_limit,
       comment: `Mayfly credential ${request.credentialId}`,
-      // Sorted, so that two mints cannot wait for each other's groups.
-      groups: `{${[...new Set(request.access.flatMap(({ roles }) => roles))].sort().join(",")}}`,
+      groups: `{${groups.join(",")}}`,
       // Counted from before the clock was read, so the limit errs on the early side.
-      create_by: now + request.createWithinMs - (performance.now() - started),
+      create_by: before.nowMs + request.createWithinMs - (performance.now() - started),
     };
     for (let attempt = 1; ; attempt += 1) {
       try {
@@ -142,14 +152,6 @@ async function issue(target: Target, request: IssueRequest<PostgresAccess, Postg
   return { secret: { username: request.handle.role, password, host, port, database, url: new Secret(url) } };
 }
 
-async function readClock(connection: Connection): Promise<number> {
-  const [clock] = await connection.read<{ now_ms: number }>(
-    "select (extract(epoch from clock_timestamp()) * 1000)::float8 as now_ms",
-  );
-  if (clock === undefined) throw new MayflyError("target_unavailable", "PostgreSQL did not tell its time");
-  return clock.now_ms;
-}
-
 const GUARD = `if extract(epoch from clock_timestamp()) * 1000 >= current_setting('mayfly.create_by')::float8 then
     raise exception 'too late' using errcode = '${TOO_LATE}'; end if;`;
 
@@ -162,6 +164,7 @@ const GUARD = `if extract(epoch from clock_timestamp()) * 1000 >= current_settin
 const CREATE_ROLE = `declare role_name text := current_setting('mayfly.role'); group_name text; begin
   set local synchronous_commit = off;
   ${GUARD}
+  ${AS_KEEPER}
   execute format('create role %I login password %L valid until %L connection limit %s
       nosuperuser nocreatedb nocreaterole noreplication inherit', role_name, current_setting('mayfly.verifier'),
     current_setting('mayfly.until'), current_setting('mayfly.limit')::int);

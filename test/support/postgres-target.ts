@@ -61,9 +61,9 @@ export async function postgresTarget(superuserUrl: string = testSuperuserUrl()):
     writers,
     asSuperuser: (text, values) => run(database, text, values),
     roles: async () =>
-      (await run(database, "select rolname from pg_roles where rolname like $1", [`mfy\\_${suffix}\\_%`])).rows.map(
-        (row) => row.rolname,
-      ),
+      (
+        await run(database, "select rolname from pg_roles where rolname ~ $1", [`^mfy_${suffix}_[0-9a-f]{32}$`])
+      ).rows.map((row) => row.rolname),
     sessions: async () =>
       (
         await run(database, "select count(*)::int as n from pg_stat_activity where usename like $1", [
@@ -71,7 +71,7 @@ export async function postgresTarget(superuserUrl: string = testSuperuserUrl()):
         ])
       ).rows[0].n,
     async [Symbol.asyncDispose]() {
-      const { rows } = await run("postgres", "select rolname from pg_roles where rolname like $1", [
+      const { rows } = await run("postgres", "select rolname from pg_roles where rolname like $1 order by rolname", [
         `mfy\\_${suffix}\\_%`,
       ]);
       await run("postgres", `drop database ${database} with (force)`);
