@@ -1,6 +1,7 @@
 import { parseArgs } from "node:util";
 import { benchDeath } from "./death.ts";
 import { benchIntrospect } from "./introspect.ts";
+import { benchKill } from "./kill.ts";
 import { benchMint } from "./mint.ts";
 import { benchPostgres } from "./postgres.ts";
 import { benchSoak } from "./soak.ts";
@@ -18,6 +19,7 @@ const USAGE = `npm run bench -- <name> [options]
   postgres     role mints, and revocations up to the proof
   status       packing and signing a status list of 2^20 tokens
   death        how long after its end a credential is proven dead (--issuer jwt|postgres, --n)
+  kill         the kill of an agent with credentials at five PostgreSQL targets (--n)
   soak         lifecycles with a fault every 20 s (--minutes); the invariants each minute
   verify       what the verification kit adds to a call of an API; from a revocation to the refusal
 
@@ -28,7 +30,7 @@ const USAGE = `npm run bench -- <name> [options]
   --single-use     callers' tokens are accepted once, and each is fresh (mint)
   --peer-token F   what node-oidc-provider gives (mint): jwt (default) or opaque
   --issuer KIND    death: jwt (default) or postgres
-  --n N            death: how many credentials end in one second (default 2000, postgres 200)
+  --n N            death: how many credentials end in one second (default 2000, postgres 200); kill: how many (200)
   --minutes N      soak: how long (default 30)
   --profile        also: where the server process spends its time, by function
 `;
@@ -40,6 +42,7 @@ const benches: Readonly<Record<string, (options: BenchOptions) => Promise<object
   postgres: benchPostgres,
   status: benchStatus,
   death: benchDeath,
+  kill: benchKill,
   soak: benchSoak,
   verify: benchVerify,
 };

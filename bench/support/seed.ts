@@ -41,6 +41,8 @@ export interface Seeded {
   /** The audience of the JWT target. */
   readonly apiAudience: string;
   readonly targets: { readonly jwt: Id<"target">; readonly postgres: Id<"target"> };
+  /** As many as were asked for, the one above first: the same database under a prefix each. */
+  readonly postgresTargets: readonly Id<"target">[];
   /** The role as which Mayfly works at the Postgres target. */
   readonly downstream: { readonly admin: string };
   /** The superuser of the server's PostgreSQL, which sees what row-level security would hide, and which plays the far side too. */
@@ -53,6 +55,7 @@ export interface SeedOptions {
   readonly endsAt?: Date;
   /** Callers' tokens are accepted once. */
   readonly singleUse?: boolean;
+  readonly postgresTargets?: number;
   /** OAuth clients: the first is the first caller's, and so on. */
   readonly clients?: readonly ClientKeys[];
 }
@@ -60,7 +63,7 @@ export interface SeedOptions {
 /** Fills a new deployment through the product's own code. */
 export async function seed(
   server: Server,
-  { endsAt = IN_A_YEAR, singleUse = false, clients = [] }: SeedOptions = {},
+  { endsAt = IN_A_YEAR, singleUse = false, postgresTargets = 1, clients = [] }: SeedOptions = {},
 ): Promise<Seeded> {
   await using broker = await openBroker(loadConfig({ ...server.env }), createLog("error"));
   const { superuserUrl } = broker.stack;
@@ -74,22 +77,28 @@ export async function seed(
     const owner = await anOwner(tx, "owner");
     const trustSource = await aTrustSource(tx, { issuer, jwk, singleUse });
     const resource = await aResource(tx, owner, "tickets");
-    const targets = {
-      jwt: await aTarget(tx, broker, {
-        owner,
-        resource,
-        issuer: "jwt",
-        config: { audience: API_AUDIENCE },
-        access: { read: {} },
-      }),
-      postgres: await aTarget(tx, broker, {
-        owner,
-        resource,
-        issuer: "postgres",
-        config: downstream.config,
-        access: { read: { roles: [downstream.group] } },
-      }),
-    };
+    const jwt = await aTarget(tx, broker, {
+      name: "tickets-jwt",
+      owner,
+      resource,
+      issuer: "jwt",
+      config: { audience: API_AUDIENCE },
+      access: { read: {} },
+    });
+    const inPostgres: Id<"target">[] = [];
+    for (let index = 0; index < postgresTargets; index += 1)
+      inPostgres.push(
+        await aTarget(tx, broker, {
+          name: `tickets-postgres-${index}`,
+          owner,
+          resource,
+          issuer: "postgres",
+          config: { ...downstream.config, deployment: index === 0 ? "bench" : `bench${index}` },
+          access: { read: { roles: [downstream.group] } },
+        }),
+      );
+    const [postgres] = inPostgres;
+    if (postgres === undefined) throw new Error("one target of PostgreSQL at least");
     const callers = [];
     for (let index = 0; index < AGENTS; index += 1) {
       const sub = `agent-${index}`;
@@ -102,7 +111,7 @@ export async function seed(
     const tool = await anAgent(tx, owner, "tickets-tool", trustSource);
     await tx
       .insertInto("relationships")
-      .values({ tenant_id: TENANT, id: newId("relationship"), subject: tool, relation: "serves", object: targets.jwt })
+      .values({ tenant_id: TENANT, id: newId("relationship"), subject: tool, relation: "serves", object: jwt })
       .execute();
     for (let index = 0; index < BYSTANDERS; index += 1) {
       const other = await anOwner(tx, `bystander-owner-${index}`);
@@ -115,7 +124,7 @@ export async function seed(
       });
       await aTask(tx, agent, purpose);
     }
-    return { callers, targets };
+    return { callers, targets: { jwt, postgres }, postgresTargets: inPostgres };
   });
   const ledger = new URL(superuserUrl);
   ledger.pathname = new URL(broker.stack.runtimeUrl).pathname;
@@ -171,7 +180,6 @@ async function makeDownstream(
       user: admin,
       password: password.reveal(),
       tls: "disable",
-      deployment: "bench",
     },
   };
 }
@@ -319,7 +327,14 @@ async function aTask(tx: Tx, agent: Id<"agent">, purpose: Id<"purpose">): Promis
 async function aTarget(
   tx: Tx,
   broker: Broker,
-  values: { owner: Id<"owner">; resource: Id<"resource">; issuer: string; config: object; access: object },
+  values: {
+    name: string;
+    owner: Id<"owner">;
+    resource: Id<"resource">;
+    issuer: string;
+    config: object;
+    access: object;
+  },
 ): Promise<Id<"target">> {
   const id = newId("target");
   await tx
@@ -327,7 +342,7 @@ async function aTarget(
     .values({
       tenant_id: TENANT,
       id,
-      name: `tickets-${values.issuer}`,
+      name: values.name,
       issuer: values.issuer,
       owner_id: values.owner,
       config: values.issuer === "jwt" ? JSON.stringify(values.config) : "{}",
