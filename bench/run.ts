@@ -32,6 +32,7 @@ const USAGE = `npm run bench -- <name> [options]
   --issuer KIND    death: jwt (default) or postgres
   --n N            death: how many credentials end in one second (default 2000, postgres 200); kill: how many (200)
   --minutes N      soak: how long (default 30)
+  --queue Q        soak: postgres (default), or redis, which needs redis-server on the PATH
   --profile        also: where the server process spends its time, by function
 `;
 
@@ -65,6 +66,7 @@ async function main(): Promise<number> {
       "peer-token": { type: "string", default: "jwt" },
       issuer: { type: "string", default: "jwt" },
       n: { type: "string" },
+      queue: { type: "string", default: "postgres" },
       minutes: { type: "string", default: "30" },
       profile: { type: "boolean", default: false },
     },
@@ -84,6 +86,7 @@ async function main(): Promise<number> {
     peerToken: values["peer-token"] === "opaque" ? "opaque" : "jwt",
     issuer: values.issuer,
     n: values.n === undefined ? undefined : whole(values.n, "n"),
+    queue: values.queue === "redis" ? "redis" : "postgres",
     minutes: whole(values.minutes, "minutes"),
     profile: values.profile,
   });

@@ -2,13 +2,16 @@ import { setTimeout as sleep } from "node:timers/promises";
 import pg from "pg";
 import { post, tokenFor } from "./support/call.ts";
 import type { BenchOptions } from "./support/options.ts";
+import { startRedis } from "./support/redis.ts";
 import { round, table } from "./support/report.ts";
 import { type Seeded, seed } from "./support/seed.ts";
 import { type Process, type Server, startProcess, startServer } from "./support/server.ts";
 import { soakFaults } from "./support/soak-faults.ts";
-import { openLedger, violationsOf } from "./support/soak-invariants.ts";
+import { openLedger, prepareInvariants, violationsOf } from "./support/soak-invariants.ts";
 
 const LANES = 4;
+/** Credentials of one task. */
+const BUDGET = 2;
 const FAULT_EVERY_MS = 20_000;
 const LOOK_EVERY_MS = 60_000;
 /** Longer than any fault and the longest retry after it, so that everything has died by then or will not. */
@@ -21,7 +24,8 @@ const DRAIN_MS = 180_000;
  */
 export async function benchSoak(options: BenchOptions): Promise<object> {
   const minutes = options.minutes;
-  await using server = await startServer({ ...options, command: "api", sweepSeconds: 2 });
+  await using redis = options.queue === "redis" ? await startRedis() : undefined;
+  await using server = await startServer({ ...options, command: "api", sweepSeconds: 2, redisUrl: redis?.url });
   const seeded = await seed(server);
   await using api = await startProcess(server, "api");
   await using first = await startProcess(server, "worker");
@@ -30,7 +34,8 @@ export async function benchSoak(options: BenchOptions): Promise<object> {
   pool.on("error", () => undefined);
   pool.on("connect", (client) => client.on("error", () => undefined));
   const ledger = openLedger(pool);
-  const faults = soakFaults({ api, workers: [first, second], ledger, seeded });
+  await prepareInvariants(ledger);
+  const faults = soakFaults({ api, workers: [first, second], ledger, redis, seeded });
   const endsAt = performance.now() + minutes * 60_000;
   const load = startLoad(server, api, seeded, endsAt);
   const problems: string[] = [];
@@ -39,14 +44,16 @@ export async function benchSoak(options: BenchOptions): Promise<object> {
     problems.push(...(await violationsOf(ledger, over)));
     const { live, connections, jobs } = await ledger.figures();
     const all = [server, api, first, second];
+    const descriptors = await Promise.all(all.map((one) => one.descriptors()));
     rows.push([
       round((minutes * 60_000 - (endsAt - performance.now())) / 60_000, 1),
       load.minted(),
       live,
       connections,
-      jobs,
+      redis === undefined ? jobs : await redis.keys(),
+      descriptors.reduce((sum, one) => sum + one, 0),
       ...(await Promise.all(all.map((one) => one.megabytes()))),
-      problems.length,
+      problems.length + load.violations().length,
     ]);
   };
   let told = 0;
@@ -66,9 +73,22 @@ export async function benchSoak(options: BenchOptions): Promise<object> {
   await ledger.drained(DRAIN_MS);
   await look(true);
   table(
-    ["minute", "minted", "live", "connections", "jobs", "api MB", "api MB", "worker MB", "worker MB", "violations"],
+    [
+      "minute",
+      "minted",
+      "live",
+      "connections",
+      redis === undefined ? "jobs" : "keys",
+      "files",
+      "api MB",
+      "api MB",
+      "worker MB",
+      "worker MB",
+      "violations",
+    ],
     rows,
   );
+  problems.push(...load.violations());
   for (const problem of new Set(problems)) console.log(problem);
   const orphans = await ledger.roles();
   await pool.end();
@@ -82,9 +102,13 @@ export async function benchSoak(options: BenchOptions): Promise<object> {
   };
 }
 
-/** Tasks that are opened, minted for, and ended, given back or left to their end. What fails in a fault is tried no more. */
+/**
+ * Tasks that are opened, minted for, and ended, given back or left to their end: a token, and a login that every other
+ * time is minted from it; one more than the task's budget must be refused. What fails in a fault is tried no more.
+ */
 function startLoad(server: Server, api: Process, seeded: Seeded, endsAt: number) {
   let minted = 0;
+  const violations: string[] = [];
   const attempt = async <Body>(at: { readonly url: string }, token: string, path: string, body: object) =>
     post<Body>(at, token, path, body).catch(() => undefined);
   const lane = async (index: number): Promise<void> => {
@@ -99,30 +123,49 @@ function startLoad(server: Server, api: Process, seeded: Seeded, endsAt: number)
         objective: "soak",
         initiated_by: { kind: "system", id: "soak" },
         deadline: new Date(Date.now() + 120_000).toISOString(),
+        budget: { max_credentials: BUDGET },
       });
       if (task === undefined) {
         await sleep(200);
         continue;
       }
       const agent = tokenFor(seeded, caller.sub);
-      const made = await Promise.all(
-        [seeded.targets.postgres, seeded.targets.jwt].map((target) =>
-          attempt<{ credential: { id: string } }>(at, agent, "/v1/credentials", {
-            task_id: task.id,
-            target,
-            actions: ["read"],
-            resources: [seeded.resource],
-            ttl_seconds: 5 + ((turn * 7) % 55),
-          }),
-        ),
-      );
-      minted += made.filter((one) => one !== undefined).length;
+      const mint = async (target: string, more: object): Promise<Minted | undefined> =>
+        attempt<Minted>(at, agent, "/v1/credentials", {
+          task_id: task.id,
+          target,
+          actions: ["read"],
+          resources: [seeded.resource],
+          ttl_seconds: 5 + ((turn * 7) % 55),
+          ...more,
+        });
+      const token = await mint(seeded.targets.jwt, { delegation: { max_depth: 1, allowed: [] } });
+      const from = turn % 3 === 0 && token !== undefined ? { parent_credential_id: token.credential.id } : {};
+      const login = await mint(seeded.targets.postgres, from);
+      const made = [token, login].filter((one) => one !== undefined);
+      minted += made.length;
+      if (token !== undefined && outlives(token))
+        violations.push(`I19: ${token.credential.id} lives longer than its row`);
+      // What is minted from another is charged to the chain's task, too: here it is the same one.
+      if (made.length === BUDGET && (await mint(seeded.targets.jwt, {})) !== undefined)
+        violations.push(`I10: ${task.id} was given more than its budget`);
       await sleep(100);
       if (turn % 2 === 0) await attempt(at, orchestrator, `/v1/tasks/${task.id}/end`, { outcome: "completed" });
-      else if (turn % 3 === 0 && made[0] !== undefined)
-        await attempt(at, agent, `/v1/credentials/${made[0].credential.id}/release`, {});
+      else if (turn % 3 === 0 && token !== undefined)
+        await attempt(at, agent, `/v1/credentials/${token.credential.id}/release`, {});
     }
   };
   const lanes = Promise.all(Array.from({ length: LANES }, (_, index) => lane(index)));
-  return { minted: () => minted, ended: () => lanes };
+  return { minted: () => minted, violations: (): readonly string[] => violations, ended: () => lanes };
+}
+
+interface Minted {
+  readonly credential: { readonly id: string; readonly expires_at: string };
+  readonly secret: { readonly token?: string };
+}
+
+function outlives({ credential, secret }: Minted): boolean {
+  const [, payload = ""] = (secret.token ?? "").split(".");
+  const { exp } = JSON.parse(Buffer.from(payload, "base64url").toString()) as { exp?: number };
+  return exp === undefined || exp * 1000 > Date.parse(credential.expires_at);
 }

@@ -10,5 +10,7 @@ export interface BenchOptions {
   readonly n: number | undefined;
   /** How long a soak lasts. */
   readonly minutes: number;
+  /** Where the queue of a soak is. */
+  readonly queue: "postgres" | "redis";
   readonly profile: boolean;
 }

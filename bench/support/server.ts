@@ -19,6 +19,8 @@ export interface Server extends AsyncDisposable {
   readonly env: Readonly<Record<string, string>>;
   /** Its resident memory, in megabytes. */
   megabytes(): Promise<number>;
+  /** Its open files and sockets. */
+  descriptors(): Promise<number>;
   /** Ends it. With `--profile` this is when the profile is printed. */
   stop(): Promise<void>;
 }
@@ -32,12 +34,15 @@ export async function startServer({
   publicUrl,
   command = "serve",
   sweepSeconds,
+  redisUrl,
 }: {
   readonly profile: boolean;
   readonly publicUrl?: string;
   /** `api`: the workers are processes of their own. */
   readonly command?: "serve" | "api";
   readonly sweepSeconds?: number;
+  /** Absent: the queue is in PostgreSQL. */
+  readonly redisUrl?: string | undefined;
 }): Promise<Server> {
   const directory = await mkdtemp(join(tmpdir(), "mayfly-bench-"));
   // PostgreSQL is another user when this runs as root, and must be able to pass through.
@@ -47,6 +52,7 @@ export async function startServer({
     MAYFLY_PORT: "0",
     NODE_ENV: "production",
     ...(publicUrl === undefined ? {} : { MAYFLY_PUBLIC_URL: publicUrl }),
+    ...(redisUrl === undefined ? {} : { REDIS_URL: redisUrl }),
     ...(sweepSeconds === undefined ? {} : { MAYFLY_SWEEP_SECONDS: String(sweepSeconds) }),
   };
   const flags = profile ? ["--cpu-prof", "--cpu-prof-dir", join(directory, "profile")] : [];
@@ -60,7 +66,8 @@ export async function startServer({
   try {
     const ready = await started.ready();
     const megabytes = () => megabytesOf(started.pid);
-    return { ...ready, pid: started.pid, directory, env, megabytes, stop, [Symbol.asyncDispose]: stop };
+    const descriptors = () => descriptorsOf(started.pid);
+    return { ...ready, pid: started.pid, directory, env, megabytes, descriptors, stop, [Symbol.asyncDispose]: stop };
   } catch (error) {
     await stop();
     throw error;
@@ -83,6 +90,7 @@ export async function startReplica({ directory, env }: Server): Promise<{ readon
 export interface Process extends AsyncDisposable {
   readonly url: string;
   megabytes(): Promise<number>;
+  descriptors(): Promise<number>;
   /** `kill -9`, and a new one in its place. */
   killAndStart(): Promise<void>;
   /** Stops it where it stands for so long (SIGSTOP). */
@@ -100,6 +108,7 @@ export async function startProcess(server: Server, command: "api" | "worker"): P
   return {
     url: `http://127.0.0.1:${current.port}`,
     megabytes: () => megabytesOf(current.pid),
+    descriptors: () => descriptorsOf(current.pid),
     async killAndStart() {
       await current.kill();
       current = await begin(current.port);
@@ -116,6 +125,10 @@ export async function startProcess(server: Server, command: "api" | "worker"): P
 async function megabytesOf(pid: number): Promise<number> {
   const status = await readFile(`/proc/${pid}/status`, "utf8").catch(() => "");
   return Math.round(Number(/VmRSS:\s+(\d+)/.exec(status)?.[1] ?? 0) / 1024);
+}
+
+async function descriptorsOf(pid: number): Promise<number> {
+  return (await readdir(`/proc/${pid}/fd`).catch(() => [])).length;
 }
 
 function start(
