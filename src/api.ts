@@ -67,7 +67,9 @@ export async function startApi(broker: Broker, options: { readonly validateRepli
     idempotency: broker.idempotency,
     log,
     metrics: broker.metrics.registry,
-    health: { database: () => db.check(), queue: () => broker.queue.check() },
+    health: { database: () => db.check() },
+    // Mints do not need it, and revocations are late by a sweep interval at most (invariant 5).
+    healthWarnings: { queue: () => broker.queue.check() },
     validateReplies: options.validateReplies === true,
     clientCertProxies: config.clientCertProxies,
     ...(config.tls === undefined ? {} : { tls: { cert: config.tls.cert.reveal(), key: config.tls.key.reveal() } }),

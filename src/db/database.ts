@@ -147,7 +147,7 @@ export function openDatabase({
 
 /** `40001` serialization failure, `40P01` deadlock: nothing was done, and the same again may well succeed. */
 function isRetryable(error: unknown): boolean {
-  const code = sqlState(error);
+  const code = sqlState(error instanceof MayflyError ? error.cause : error);
   return code === "40001" || code === "40P01";
 }
 
@@ -176,12 +176,16 @@ function call(name: string, arguments_: number): string {
   return `select * from mayfly.${name}(${Array.from({ length: arguments_ }, (_, index) => `$${index + 1}`).join(", ")})`;
 }
 
-/** Connection trouble and time-outs become `unavailable` (deny, and say so); the rest stays what it is. */
+/**
+ * Connection trouble, time-outs, conflicts that went on and a database that takes no writes (`25006`, as after a failover)
+ * become `unavailable` (deny, and say so); the rest stays what it is.
+ */
 function describeDatabaseError(error: unknown): unknown {
   if (error instanceof MayflyError) return error;
   const code = sqlState(error);
   const lost =
-    (code !== undefined && (/^(08|53|57)/.test(code) || code === "55P03" || /^E[A-Z]+$/.test(code))) ||
+    (code !== undefined &&
+      (/^(08|53|57|40)/.test(code) || ["25006", "55P03"].includes(code) || /^E[A-Z]+$/.test(code))) ||
     (error instanceof Error && /timeout|terminated|Connection ended|not queryable/i.test(error.message));
   return lost
     ? new MayflyError("unavailable", "the database did not answer in time", { cause: error, retryAfterSeconds: 1 })

@@ -11,29 +11,34 @@ const CHECK_TIMEOUT_MS = 2000;
 export const alive: Run = async () => json(200, { status: "ok" });
 
 /**
- * `/readyz`: every check passed within two seconds, else 503 with the names of those that did not. The names are
- * all it says: why is in the log.
+ * `/readyz`: every check passed within two seconds, else 503 with the names of those that did not. What is only a
+ * `warning` makes nobody take the process out of service: it is named as `degraded` in a 200. The names are all it says:
+ * why is in the log.
  */
 export function readiness(
   checks: Readonly<Record<string, HealthCheck>>,
+  warnings: Readonly<Record<string, HealthCheck>>,
   onFailed: (name: string, error: unknown) => void,
 ): Run {
-  return async () => {
-    const names = Object.keys(checks);
-    const outcomes = await Promise.all(
-      names.map(async (name) => {
+  const failing = async (all: Readonly<Record<string, HealthCheck>>): Promise<readonly string[]> => {
+    const names = await Promise.all(
+      Object.entries(all).map(async ([name, check]) => {
         try {
-          await within(CHECK_TIMEOUT_MS, checks[name]);
-          return true;
+          await within(CHECK_TIMEOUT_MS, check);
+          return [];
         } catch (error) {
           onFailed(name, error);
-          return false;
+          return [name];
         }
       }),
     );
-    const failed = names.filter((_, index) => outcomes[index] !== true);
+    return names.flat();
+  };
+  const looked = [...Object.keys(checks), ...Object.keys(warnings)];
+  return async () => {
+    const [failed, degraded] = await Promise.all([failing(checks), failing(warnings)]);
     return failed.length === 0
-      ? json(200, { status: "ready", checks: names })
+      ? json(200, { status: "ready", checks: looked, ...(degraded.length === 0 ? {} : { degraded }) })
       : json(503, { status: "not_ready", failed });
   };
 }
@@ -47,7 +52,7 @@ export function metricsPage(registry: Registry): Run {
   });
 }
 
-async function within(milliseconds: number, check: HealthCheck | undefined): Promise<void> {
+async function within(milliseconds: number, check: HealthCheck): Promise<void> {
   const controller = new AbortController();
   let timer: NodeJS.Timeout | undefined;
   const late = new Promise<never>((_, reject) => {
@@ -57,7 +62,7 @@ async function within(milliseconds: number, check: HealthCheck | undefined): Pro
     }, milliseconds);
   });
   try {
-    await Promise.race([check?.(controller.signal), late]);
+    await Promise.race([check(controller.signal), late]);
   } finally {
     clearTimeout(timer);
   }

@@ -62,6 +62,8 @@ export interface HttpServerOptions {
   readonly metrics?: Registry;
   /** What `/readyz` looks at, by name. */
   readonly health: Readonly<Record<string, HealthCheck>>;
+  /** The same for what nobody waits for: `/readyz` names it when it fails, and is 200. Default: none. */
+  readonly healthWarnings?: Readonly<Record<string, HealthCheck>>;
   readonly onRefused: OnRefused;
   readonly limits?: Partial<HttpLimits>;
   /** Addresses (or networks) of proxies whose `X-Forwarded-For` is believed. Default: none. */
@@ -200,7 +202,9 @@ function createApp(options: HttpServerOptions, exchanges: Exchanges): Express {
 
   const document = JSON.stringify(openApiDocument(options.endpoints, options.version ?? "0"));
   const jsonDocument = { status: 200, headers: { "content-type": "application/json; charset=utf-8" }, body: document };
-  const ready = readiness(options.health, (name, err) => options.log.warn({ check: name, err }, "not ready"));
+  const ready = readiness(options.health, options.healthWarnings ?? {}, (name, err) =>
+    options.log.warn({ check: name, err }, "not ready"),
+  );
   const quiet = { quiet: true };
   const own: [string, RequestHandler][] = [
     ["/healthz", serve("/healthz", alive, quiet)],

@@ -36,6 +36,18 @@ describe("health", () => {
     expect(JSON.stringify(server.log)).not.toContain("hunter2");
   });
 
+  test("what nobody waits for is named when it fails, and takes no process out of service", async () => {
+    await using server = await serving([], {
+      health: { postgres: async () => undefined },
+      healthWarnings: { queue: () => Promise.reject(new Error("down")) },
+    });
+    const got = await server.ask({ path: "/readyz", as: null });
+    expect([got.status, got.json]).toEqual([
+      200,
+      { status: "ready", checks: ["postgres", "queue"], degraded: ["queue"] },
+    ]);
+  });
+
   test("a check that hangs is a failed one after two seconds, and is told so", async () => {
     const asked = gate();
     let signal: AbortSignal | undefined;

@@ -1,6 +1,3 @@
-import { readdirSync, readFileSync } from "node:fs";
-import { readFile } from "node:fs/promises";
-import { join } from "node:path";
 import { createPostgresBackend, type JobsOptions, type PgPool, Queue } from "bullmq";
 import { Redis } from "ioredis";
 import pg from "pg";
@@ -11,6 +8,7 @@ import type { QueueConfig } from "../../src/queue/queue.ts";
 import { redisServer } from "../../src/queue/redis.ts";
 import type { QueueServer } from "../../src/queue/server.ts";
 import { testDirectory } from "../support/directory.ts";
+import { postmasterOf } from "../support/postmaster.ts";
 import { testRedis } from "../support/redis.ts";
 
 /** A server behind a queue, of one test file's own, that may be mistreated. */
@@ -50,19 +48,13 @@ export async function redisTestServer(): Promise<
       redis.disconnect();
     }
   };
-  const pid = async (): Promise<number> =>
-    Number(/process_id:(\d+)/.exec(await admin((redis) => redis.info("server")))?.[1]);
-  let process_id = await pid();
   return {
     config: { kind: "redis", url },
     admin,
     kill: server.kill,
-    async restart() {
-      await server.restart();
-      process_id = await pid();
-    },
-    freeze: async () => void process.kill(process_id, "SIGSTOP"),
-    thaw: async () => void process.kill(process_id, "SIGCONT"),
+    restart: server.restart,
+    freeze: async () => server.freeze(),
+    thaw: async () => server.thaw(),
     empty: async () => void (await admin((redis) => redis.flushall())),
     stored: (prefix) =>
       admin(async (redis) => {
@@ -105,31 +97,18 @@ export async function postgresTestServer(): Promise<
   const admin = (sql: string): Promise<unknown[]> => query(superuserUrl, sql);
   // It does not wait for the disk, and a test that kills it must not undo what it was given.
   await admin("checkpoint");
-  const data = join(JSON.parse(await readFile(join(directory.path, "embedded.json"), "utf8")).base, "data");
-  const postmaster = (): number => Number(readFileSync(join(data, "postmaster.pid"), "utf8").split("\n")[0]);
-  let frozen: number[] = [];
+  const postmaster = postmasterOf(directory.path);
   return {
     config: { kind: "postgres", connectionString: runtimeUrl },
     superuserUrl,
     runtimeUrl,
     admin,
-    async kill() {
-      const parent = postmaster();
-      signal(parent, "SIGSTOP"); // It must not start another child between the listing and its end.
-      for (const pid of [parent, ...childrenOf(parent)]) signal(pid, "SIGKILL");
-    },
+    kill: async () => postmaster.kill(),
     async restart() {
       server = await start();
     },
-    async freeze() {
-      const parent = postmaster();
-      signal(parent, "SIGSTOP");
-      frozen = [parent, ...childrenOf(parent)];
-      for (const pid of frozen) signal(pid, "SIGSTOP");
-    },
-    async thaw() {
-      for (const pid of frozen) signal(pid, "SIGCONT");
-    },
+    freeze: async () => postmaster.freeze(),
+    thaw: async () => postmaster.thaw(),
     async empty() {
       await admin(`do $$ begin
         execute (select 'truncate ' || string_agg(format('bullmq.%I', tablename), ', ') from pg_tables where schemaname = 'bullmq');
@@ -177,24 +156,3 @@ export async function query(url: string, sql: string): Promise<unknown[]> {
 }
 
 const DEADLOCK = "40P01";
-
-/** A child of a server that is gone ends by itself, and may have before it is its turn. */
-function signal(pid: number, name: NodeJS.Signals): void {
-  try {
-    process.kill(pid, name);
-  } catch (error) {
-    if (!(error instanceof Error && "code" in error && error.code === "ESRCH")) throw error;
-  }
-}
-
-function childrenOf(parent: number): number[] {
-  const pids = readdirSync("/proc").filter((name) => /^\d+$/.test(name));
-  return pids.map(Number).filter((pid) => {
-    try {
-      return readFileSync(`/proc/${pid}/stat`, "utf8").split(") ")[1]?.split(" ")[1] === String(parent);
-    } catch {
-      // It ended meanwhile.
-      return false;
-    }
-  });
-}

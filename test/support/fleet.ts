@@ -8,6 +8,7 @@ import { appEnv } from "./app.ts";
 import { type TestDatabase, testDatabase, testSuperuserUrl } from "./database.ts";
 import { type PostgresTarget, postgresTarget } from "./postgres-target.ts";
 import { type MayflyProcess, startMayfly } from "./processes.ts";
+import { type Racer, someRacers } from "./racer.ts";
 import { aTarget, type Seeded, seed } from "./seed.ts";
 import { until } from "./until.ts";
 import { type Workload, workload } from "./workload.ts";
@@ -28,9 +29,18 @@ export interface Fleet extends AsyncDisposable {
   start(...args: string[]): Promise<MayflyProcess>;
   /** Every process that was started, the dead ones too. */
   running(): readonly MayflyProcess[];
-  call(api: MayflyProcess, who: string, method: string, path: string, body?: unknown): Promise<Answer>;
+  call(
+    api: MayflyProcess,
+    who: string,
+    method: string,
+    path: string,
+    body?: unknown,
+    headers?: Readonly<Record<string, string>>,
+  ): Promise<Answer>;
   /** Opens a task of the seeded agent. */
   openTask(api: MayflyProcess): Promise<Id<"task">>;
+  /** Agents of their own, with a task each. Their `token` is the `who` of a call. */
+  racers(count: number): Promise<Racer[]>;
   /** Asks for a login at the target `tickets-db`. */
   mint(api: MayflyProcess, taskId: string, ttlSeconds: number): Promise<Answer>;
   /** Runs SQL in Mayfly's own database as its superuser. */
@@ -85,13 +95,14 @@ export async function startFleet(extra: Readonly<Record<string, string>> = {}): 
       return started;
     },
     running: () => processes,
-    async call(api, who, method, path, body) {
+    async call(api, who, method, path, body, headers = {}) {
       const token = await idp.token(broker.issuerUrl("default"), { sub: who });
       const response = await fetch(`http://127.0.0.1:${String(api.ready["port"])}${path}`, {
         method,
         headers: {
           authorization: `Bearer ${token}`,
           ...(body === undefined ? {} : { "content-type": "application/json" }),
+          ...headers,
         },
         ...(body === undefined ? {} : { body: JSON.stringify(body) }),
       }).catch(() => undefined);
@@ -110,6 +121,7 @@ export async function startFleet(extra: Readonly<Record<string, string>> = {}): 
       if (opened?.status !== 201) throw new Error(`no task: ${JSON.stringify(opened)}`);
       return opened.body.id;
     },
+    racers: (count) => someRacers({ broker, token: async ({ sub }) => String(sub) }, seeded, count),
     mint: (api, taskId, ttlSeconds) =>
       fleet.call(api, seeded.agentSub, "POST", "/v1/credentials", {
         task_id: taskId,

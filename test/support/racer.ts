@@ -8,6 +8,8 @@ import { anAgent, aPurpose, type Seeded } from "./seed.ts";
 export interface Racer {
   readonly agentId: Id<"agent">;
   readonly ownerId: Id<"owner">;
+  readonly identityId: Id<"identity">;
+  readonly purposeId: Id<"purpose">;
   readonly taskId: Id<"task">;
   readonly token: string;
 }
@@ -56,11 +58,12 @@ async function insertRacer(tx: Tx, s: Seeded, options: RacerOptions) {
     ownerId,
     ...(options.bearerTtlSeconds === undefined ? {} : { bearerTtlSeconds: options.bearerTtlSeconds }),
   });
+  const identityId = newId("identity");
   await tx
     .insertInto("identities")
     .values({
       tenant_id: tenantId,
-      id: newId("identity"),
+      id: identityId,
       trust_source_id: s.trustSourceId,
       agent_id: agentId,
       anchor_claim: "sub",
@@ -85,5 +88,5 @@ async function insertRacer(tx: Tx, s: Seeded, options: RacerOptions) {
     })
     .execute();
   await tx.insertInto("task_meters").values({ tenant_id: tenantId, task_id: taskId, heartbeat_due_at: null }).execute();
-  return { agentId, ownerId, taskId, sub };
+  return { agentId, ownerId, identityId, purposeId, taskId, sub };
 }

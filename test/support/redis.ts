@@ -13,8 +13,11 @@ export interface TestRedis extends AsyncDisposable {
   readonly port: number;
   /** Ends it at once (SIGKILL), as a power cut would. */
   kill(): Promise<void>;
-  /** Starts it again after `kill`, empty, on the same port. */
+  /** Starts it again after `kill`, on the same port: empty, or as it was when it was last told to SAVE. */
   restart(): Promise<void>;
+  /** It keeps its connections and takes new ones, but answers nothing (SIGSTOP), until `thaw`. */
+  freeze(): void;
+  thaw(): void;
 }
 
 /**
@@ -53,6 +56,8 @@ export async function testRedis(args: readonly string[] = []): Promise<TestRedis
       await kill();
       running = await start(port, directory.path, args);
     },
+    freeze: () => void running.kill("SIGSTOP"),
+    thaw: () => void running.kill("SIGCONT"),
     async [Symbol.asyncDispose]() {
       await kill();
       await directory[Symbol.asyncDispose]();
