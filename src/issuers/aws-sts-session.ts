@@ -6,14 +6,7 @@ import type { DenyTarget } from "./aws-sts-deny.ts";
 import { type AwsStsAccess, sessionPolicy } from "./aws-sts-policy.ts";
 import { childOf, type Xml } from "./aws-xml.ts";
 import { deploymentPrefix } from "./deployment.ts";
-
-const endpoint = z
-  .string()
-  .regex(
-    /^(https:\/\/[A-Za-z0-9.-]{1,253}(:[0-9]{1,5})?|http:\/\/(127\.0\.0\.1|localhost):[0-9]{1,5})$/,
-    "an https origin",
-  )
-  .optional();
+import { targetOrigin } from "./target-origin.ts";
 
 export const config = z.strictObject({
   /** The role whose sessions are the credentials. */
@@ -34,8 +27,8 @@ export const config = z.strictObject({
   /** The prefix that tells this target's sessions and policies from all others. Random unless given, so parse it once and store it. */
   deployment: deploymentPrefix(),
   /** Instead of AWS's public ones, for a private endpoint. */
-  sts_endpoint: endpoint,
-  iam_endpoint: endpoint,
+  sts_endpoint: targetOrigin.optional(),
+  iam_endpoint: targetOrigin.optional(),
 });
 
 export type AwsStsConfig = z.output<typeof config>;

@@ -7,7 +7,7 @@ import { type Account, accountSql, createLock, LOCK_WAIT } from "./mysql-revoke.
 /** Which of the two it is, how new, and what its clock says. */
 export interface Server {
   readonly mariadb: boolean;
-  /** Such as 8.0 as 8000 and 10.11 as 10011. */
+  /** Such as 8.0.17 as 8000017 and 10.11.6 as 10011006. */
   readonly version: number;
   /** Microseconds since 1970. */
   readonly nowMicros: number;
@@ -21,13 +21,13 @@ export async function readServer(connection: Connection): Promise<Server> {
   const [row] = await connection.read<{ version: unknown; now: unknown }>(
     `select version() as version, ${CLOCK} as now`,
   );
-  const version = /^(\d{1,3})\.(\d{1,3})\./.exec(String(row?.version));
+  const version = /^(\d{1,3})\.(\d{1,3})\.(\d{1,3})/.exec(String(row?.version));
   if (version === null || typeof row?.now !== "number") {
     throw new MayflyError("target_unavailable", "MySQL did not tell its version and its time");
   }
   return {
     mariadb: /mariadb/i.test(String(row.version)),
-    version: Number(version[1]) * 1000 + Number(version[2]),
+    version: Number(version[1]) * 1_000_000 + Number(version[2]) * 1000 + Number(version[3]),
     nowMicros: row.now,
   };
 }

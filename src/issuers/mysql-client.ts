@@ -1,6 +1,7 @@
-import { createPool, type Pool, type PoolConnection, type PoolOptions } from "mysql2/promise";
+import type { Duplex } from "node:stream";
+import { type ConnectionOptions, createConnection } from "mysql2";
 import { MayflyError } from "../lib/errors.ts";
-import { stopSignal, turnstile, unlessAborted } from "./turns.ts";
+import { type Lane, type Link, type Loan, limitAnswers, openLane } from "./lanes.ts";
 
 /** What a connection to one target needs to know. */
 interface MysqlAddress {
@@ -14,7 +15,7 @@ interface MysqlAddress {
 
 /** One connection, lent for one piece of work. */
 export interface Connection {
-  /** A read. The first on a connection must be one, because it is sent again when a connection from the pool turns out dead. */
+  /** One statement, as a rule a read. */
   read<Row>(text: string, values?: readonly unknown[]): Promise<Row[]>;
   /**
    * Statements in one packet, so that nothing but the server itself comes between them; the first that fails is the last. Returns
@@ -26,35 +27,26 @@ export interface Connection {
   readonly announcedId: number | undefined;
 }
 
-/**
- * A few connections of their own for one sort of work. Work waits its turn; when `signal` aborts or `withinMs` is
- * over, waiting ends and a lent connection is destroyed. Whatever fails comes out as a {@link MayflyError}.
- */
-interface Lane {
-  use<Result>(
-    signal: AbortSignal,
-    withinMs: number,
-    work: (connection: Connection) => Promise<Result>,
-  ): Promise<Result>;
-}
-
 /** An open target. Mints and revokes do not share connections, so a burst of mints cannot hold up a revoke. */
 export interface MysqlClient extends AsyncDisposable {
-  readonly mint: Lane;
-  readonly revoke: Lane;
+  readonly mint: Lane<Connection>;
+  readonly revoke: Lane<Connection>;
 }
 
 const LANE_SIZE = 8;
 
 /** Opens the lanes without connecting. */
 export function connectMysql(address: MysqlAddress): MysqlClient {
-  const mint = openLane(address, LANE_SIZE);
-  const revoke = openLane(address, LANE_SIZE);
+  // What failed half way may have left a lock or a role on its connection: none is kept.
+  const open = () =>
+    openLane(LANE_SIZE, { link: (loan) => openMysql(address, loan), keeps: () => false, toMayflyError });
+  const [mint, revoke] = [open(), open()];
   return {
     mint: mint.lane,
     revoke: revoke.lane,
     async [Symbol.asyncDispose]() {
-      await Promise.all([mint.pool.end(), revoke.pool.end()].map((ended) => ended.catch(ignore)));
+      mint.close();
+      revoke.close();
     },
   };
 }
@@ -71,7 +63,7 @@ export function hasErrno(error: unknown, ...numbers: readonly number[]): boolean
   return answer !== undefined && numbers.includes(answer.errno);
 }
 
-function options(address: MysqlAddress, size: number): PoolOptions {
+function options(address: MysqlAddress): ConnectionOptions {
   return {
     host: address.host,
     port: address.port,
@@ -87,9 +79,6 @@ function options(address: MysqlAddress, size: number): PoolOptions {
             ...(address.ca === undefined ? {} : { ca: address.ca }),
           },
         }),
-    connectionLimit: size,
-    maxIdle: size,
-    idleTimeout: 10_000,
     connectTimeout: 2_000,
     enableKeepAlive: true,
     keepAliveInitialDelay: 10_000,
@@ -103,83 +92,70 @@ function options(address: MysqlAddress, size: number): PoolOptions {
   };
 }
 
-function openLane(address: MysqlAddress, size: number): { lane: Lane; pool: Pool } {
-  const pool = createPool(options(address, size));
-  // Without a listener, a connection that breaks between two statements would end this process (reliability C11).
-  pool.on("connection", (connection: { on(event: "error", listener: () => void): unknown }) =>
-    connection.on("error", ignore),
-  );
-  // The pool's own queue cannot be left early, so the waiting is done here.
-  const turns = turnstile(size);
-  return {
-    pool,
-    lane: {
-      async use(signal, withinMs, work) {
-        using deadline = stopSignal(signal, withinMs);
-        try {
-          using _turn = await turns.enter(deadline.signal);
-          return await lend(pool, deadline.signal, work);
-        } catch (error) {
-          throw toMayflyError(error, deadline.signal);
-        }
-      },
-    },
-  };
+/** What the driver keeps to itself. */
+interface Inner {
+  readonly stream: Duplex;
+  readonly sequenceId: number;
+  handlePacket(packet?: { readonly sequenceId: number }): void;
+  startTLS(onSecure: (error?: unknown) => void): void;
 }
 
-async function lend<Result>(
-  pool: Pool,
-  signal: AbortSignal,
-  work: (connection: Connection) => Promise<Result>,
-): Promise<Result> {
-  let client: PoolConnection | undefined;
-  const giveBack = (destroy: boolean): void => {
-    if (destroy) client?.destroy();
-    else client?.release();
-    client = undefined;
+function openMysql(address: MysqlAddress, loan: Loan): Link<Connection> {
+  const client = createConnection(options(address));
+  const inner = client as unknown as Inner;
+  let over = false;
+  // Without a listener, a connection that breaks between two statements would end this process (reliability C11).
+  client.on("error", (error: unknown) => {
+    over = true;
+    loan.fail(error);
+  });
+  client.on("end", () => {
+    over = true;
+  });
+  const destroy = (): void => {
+    over = true;
+    client.destroy();
+    inner.stream.destroy();
   };
-  const borrow = async (): Promise<PoolConnection> => {
-    client = await unlessAborted(signal, pool.getConnection(), (late) => late.destroy());
-    return client;
+  const { handlePacket, startTLS } = inner;
+  // The driver prints a line for each packet that is out of order, and a far side could send millions.
+  inner.handlePacket = (packet) => {
+    if (over) return;
+    if (packet === undefined || packet.sequenceId === inner.sequenceId) return handlePacket.call(client, packet);
+    loan.fail(Object.assign(new Error("out of order"), { code: "PROTOCOL_PACKETS_OUT_OF_ORDER" }));
+    destroy();
   };
-  // Destroying the socket is the only way to stop waiting for an answer.
-  const abandon = (): void => giveBack(true);
-  signal.addEventListener("abort", abandon, { once: true });
-  let used = false;
-  const send = async (text: string, values: readonly unknown[] = []): Promise<unknown> => {
-    const ask = async (on: PoolConnection): Promise<unknown> =>
-      // The driver forgets to answer what was sent over a connection that is destroyed.
-      (await unlessAborted(signal, on.query(text, [...values])))[0];
-    signal.throwIfAborted();
-    try {
-      return await ask(client ?? (await borrow()));
-    } catch (error) {
-      if (used || signal.aborted || !isLost(error)) throw error;
-      giveBack(true);
-      return await ask(await borrow());
-    } finally {
-      used = true;
-    }
+  limitAnswers(inner.stream, loan, "MySQL");
+  inner.startTLS = (onSecure) => {
+    startTLS.call(client, onSecure);
+    limitAnswers(inner.stream, loan, "MySQL");
   };
-  try {
-    const borrowed = await borrow();
-    const result = await work({
+  const send = (text: string, values: readonly unknown[] = []): Promise<unknown> => {
+    loan.received = 0;
+    return new Promise((resolve, reject) => {
+      client.query(text, [...values], (error, result) => {
+        loan.answered ||= error === null || !isLost(error);
+        if (error === null) resolve(result);
+        else reject(error);
+      });
+    });
+  };
+  return {
+    open: () => new Promise<void>((resolve) => client.once("connect", () => resolve())),
+    connection: {
       read: async <Row>(text: string, values: readonly unknown[] = []) => rows<Row>(await send(text, values)),
       run: async <Row>(statements: readonly string[]) => {
         const results = await send(statements.join("; "));
         return rows<Row>(statements.length > 1 && Array.isArray(results) ? results.at(-1) : results);
       },
-      announcedId: borrowed.threadId,
-    });
-    giveBack(false);
-    return result;
-  } catch (error) {
-    // What failed half way may have left a lock or a role on it.
-    giveBack(true);
-    throw toMayflyError(error, signal);
-  } finally {
-    signal.removeEventListener("abort", abandon);
-  }
+      get announcedId() {
+        return client.threadId ?? undefined;
+      },
+    },
+    usable: () => !over,
+    end: () => client.end(ignore),
+    destroy,
+  };
 }
 
 /** A statement without rows answers with an object. */
@@ -231,8 +207,21 @@ function toMayflyError(error: unknown, signal: AbortSignal): MayflyError {
   const suffix = `(error ${errno}, SQLSTATE ${sqlState})`;
   return PASSING.includes(errno) || /^(08|40|70)/.test(sqlState)
     ? new MayflyError("target_unavailable", `MySQL cannot do it now ${suffix}`)
-    : new MayflyError("target_rejected", `MySQL refused ${suffix}`);
+    : new MayflyError("target_rejected", `MySQL refused ${suffix}${meaning(errno)}`);
 }
+
+/** What the admin of a target can put right. */
+function meaning(errno: number): string {
+  const means = MEANS[errno];
+  return means === undefined ? "" : `: ${means}`;
+}
+
+const MEANS: Readonly<Record<number, string>> = {
+  1045: "the admin's user or password is not the server's, or is not for where Mayfly is",
+  1130: "it lets nobody in from where Mayfly is",
+  3159: "it wants TLS",
+  4151: "the admin's account is locked",
+};
 
 function connectionError(error: unknown): MayflyError {
   const code = typeof error === "object" && error !== null && "code" in error ? String(error.code) : "";

@@ -23,7 +23,7 @@ export async function inspectMysql(
   const granted = await readGrantedRoles(connection);
   for (const role of roles) {
     if (granted.get(role) !== true) throw refused(`the admin cannot hand out ${role}: ${grantRoleSql(role, admin)}`);
-    checkRole(role, await readGrants(connection, server, role));
+    checkRole(server, role, await readGrants(connection, server, role));
   }
 }
 
@@ -57,7 +57,8 @@ function checkServer(connection: Connection, server: Server, config: { readonly 
     throw refused("a proxy stands between Mayfly and MySQL: register the server's own host and port");
   }
   if (!isWritable(admin.readOnly)) throw refused("this server is read-only: register the primary");
-  if (server.version < (server.mariadb ? 10_006 : 8_000)) throw refused("MySQL 8.0.17 or MariaDB 10.6 is needed");
+  if (server.version < (server.mariadb ? 10_006_000 : 8_000_017))
+    throw refused("MySQL 8.0.17 or MariaDB 10.6 is needed");
 }
 
 async function checkAdmin(connection: Connection, server: Server, { account }: Admin): Promise<void> {
@@ -126,25 +127,36 @@ async function readGrants(connection: Connection, server: Server, role: string):
   }
 }
 
-function checkRole(role: string, grants: readonly string[]): void {
+/** A grant on something, as SHOW GRANTS writes it: rights, on what, of which database, to whom. */
+const GRANT_ON =
+  /^GRANT (.+?) ON ((?:(?:TABLE|FUNCTION|PROCEDURE|PACKAGE|PACKAGE BODY) )?(\*|`(?:[^`]|``)*`)\.(?:\*|`(?:[^`]|``)*`)) TO (\S+)/;
+/** Of a role to a role, whose own grants are listed as well. */
+const GRANT_ROLE = /^GRANT (\S+) TO (\S+)/;
+
+function checkRole(server: Server, role: string, grants: readonly string[]): void {
+  // MySQL lists the grants of a role as if they were the admin's.
+  const of = (grantee: string): string => (server.mariadb ? grantee : quote(role));
   for (const grant of grants) {
-    const on = /^GRANT (.+?) ON (?:(?:TABLE|FUNCTION|PROCEDURE|PACKAGE|PACKAGE BODY) )?(\*|`(?:[^`]|``)*`)\.\S/.exec(
-      grant,
-    );
-    if (/ WITH (GRANT|ADMIN) OPTION$/.test(grant)) {
-      throw refused(`role ${role} can be handed on by who has it: grant it again without WITH GRANT OPTION`);
-    }
+    const on = GRANT_ON.exec(grant);
     if (on === null) {
-      // What is no grant on something is a role, whose own grants are listed as well.
-      if (/ ON /.test(grant)) throw refused(`role ${role} has a grant that Mayfly does not know`);
+      const [, inner = "", grantee = ""] = GRANT_ROLE.exec(grant) ?? [];
+      if (inner === "") throw refused(`role ${role} has a grant that Mayfly does not know`);
+      if (grant.endsWith(" WITH ADMIN OPTION")) {
+        const names = `${inner} FROM ${of(grantee)}; GRANT ${inner} TO ${of(grantee)};`;
+        throw refused(`role ${role} can be handed on by who has it: REVOKE ${names}`);
+      }
       continue;
     }
-    const [, rights, database = ""] = on;
+    const [, rights = "", what = "", database = "", grantee = ""] = on;
+    const revoke = (right: string): string => `REVOKE ${right} ON ${what} FROM ${of(grantee)};`;
+    if (grant.endsWith(" WITH GRANT OPTION")) {
+      throw refused(`role ${role} can be handed on by who has it: ${revoke("GRANT OPTION")}`);
+    }
     if (database === "*" && rights !== "USAGE") {
-      throw refused(`role ${role} reaches beyond databases: REVOKE its grants ON *.*, and grant on databases`);
+      throw refused(`role ${role} reaches beyond databases: ${revoke(rights)}`);
     }
     if (database !== "*" && reachesMysql(database.slice(1, -1).replaceAll("``", "`"))) {
-      throw refused(`role ${role} reaches the server's own tables: REVOKE its grants on mysql.*`);
+      throw refused(`role ${role} reaches the server's own tables: ${revoke(rights)}`);
     }
   }
 }

@@ -9,8 +9,8 @@ import { createStatements, readServer } from "./mysql-account.ts";
 import { connectMysql, type MysqlClient } from "./mysql-client.ts";
 import { inspectMysql } from "./mysql-inspect.ts";
 import { LOCK_WAIT_SECONDS, look, revokeAccount } from "./mysql-revoke.ts";
+import { isLoopback } from "./target-url.ts";
 
-const LOOPBACK = /^(localhost|127(\.\d{1,3}){3}|::1)$/;
 const ADDRESS = /^[0-9.]+$|:/;
 
 const config = z
@@ -34,7 +34,7 @@ const config = z
     /** Sessions that one credential may have at a time. */
     connection_limit: z.int().min(1).max(1000).default(5),
   })
-  .refine(({ tls, host }) => tls !== "disable" || LOOPBACK.test(host), {
+  .refine(({ tls, host }) => tls !== "disable" || isLoopback(host), {
     path: ["tls"],
     error: "disable is for a server on this machine alone: use verify-full",
   })

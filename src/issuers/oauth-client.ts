@@ -59,7 +59,7 @@ export async function openLane(config: OauthConfig): Promise<OauthLane> {
   const transport = {
     // The library's own type names each method and body apart; all of them are what `TargetFetch` takes.
     [oauth.customFetch]: (url: string, options: object) => fetch(url, options),
-    [oauth.allowInsecureRequests]: isLoopback(issuer),
+    [oauth.allowInsecureRequests]: isLoopback(issuer.hostname),
   };
   const client: oauth.Client = { client_id: config.client_id };
   const authentication = await clientAuthentication(config);

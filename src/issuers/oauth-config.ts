@@ -40,7 +40,9 @@ export const oauthConfig = z
     probe_url: targetUrl().optional(),
     /** Scheme, host and port beside the issuer's own where the server's endpoints may be. */
     endpoint_origins: z
-      .array(targetUrl().refine((url) => new URL(url).origin === url, "scheme, host and port alone"))
+      .array(
+        targetUrl().refine((url) => URL.canParse(url) && new URL(url).origin === url, "scheme, host and port alone"),
+      )
       .min(1)
       .max(4)
       .optional(),

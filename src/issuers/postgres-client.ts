@@ -1,6 +1,7 @@
+import type { Duplex } from "node:stream";
 import pg from "pg";
 import { MayflyError } from "../lib/errors.ts";
-import { stopSignal, turnstile, unlessAborted } from "./turns.ts";
+import { type Lane, type Link, type Loan, limitAnswers, openLane } from "./lanes.ts";
 
 /** What a connection to one target needs to know. */
 interface PostgresAddress {
@@ -15,10 +16,7 @@ interface PostgresAddress {
 
 /** One connection, lent for one piece of work. */
 export interface Connection {
-  /**
-   * A constant statement, prepared once per connection: planning the catalog views costs more than reading them. The
-   * first on a connection must be a read, because it is sent again when a connection from the pool turns out dead.
-   */
+  /** A constant statement, prepared once per connection: planning the catalog views costs more than reading them. */
   read<Row>(text: string, values?: readonly unknown[]): Promise<Row[]>;
   /**
    * A plpgsql block, in a transaction of its own and one round trip. It finds its inputs as `current_setting('mayfly.…')`:
@@ -29,35 +27,29 @@ export interface Connection {
   readonly announcedPid: number | null;
 }
 
-/**
- * A few connections of their own for one sort of work. Work waits its turn; when `signal` aborts or `withinMs` is
- * over, waiting ends and a lent connection is destroyed. Whatever fails comes out as a {@link MayflyError}.
- */
-interface Lane {
-  use<Result>(
-    signal: AbortSignal,
-    withinMs: number,
-    work: (connection: Connection) => Promise<Result>,
-  ): Promise<Result>;
-}
-
 /** An open target. Mints and revokes do not share connections, so a burst of mints cannot hold up a revoke. */
 export interface PostgresClient extends AsyncDisposable {
-  readonly mint: Lane;
-  readonly revoke: Lane;
+  readonly mint: Lane<Connection>;
+  readonly revoke: Lane<Connection>;
 }
 
 const LANE_SIZE = 8;
 
 /** Opens the lanes without connecting. */
 export function connectPostgres(address: PostgresAddress): PostgresClient {
-  const mint = openLane(address, LANE_SIZE);
-  const revoke = openLane(address, LANE_SIZE);
+  const open = () =>
+    openLane(LANE_SIZE, {
+      link: (loan) => openPostgres(address, loan),
+      keeps: (error) => !isLost(error),
+      toMayflyError,
+    });
+  const [mint, revoke] = [open(), open()];
   return {
     mint: mint.lane,
     revoke: revoke.lane,
     async [Symbol.asyncDispose]() {
-      await Promise.all([mint.pool.end(), revoke.pool.end()]);
+      mint.close();
+      revoke.close();
     },
   };
 }
@@ -70,8 +62,14 @@ export function hasSqlState(error: unknown, ...states: readonly string[]): boole
 /** Our own SQLSTATE, raised on the target when a create arrives after its create-by time. */
 export const TOO_LATE = "MF001";
 
-function openLane(address: PostgresAddress, size: number): { lane: Lane; pool: pg.Pool } {
-  const pool = new pg.Pool({
+/** What the driver keeps to itself. */
+interface Inner {
+  readonly connection: { readonly stream: Duplex; on(event: "connect" | "sslconnect", listener: () => void): unknown };
+  readonly processID: number | null;
+}
+
+function openPostgres(address: PostgresAddress, loan: Loan): Link<Connection> {
+  const client = new pg.Client({
     host: address.host,
     port: address.port,
     database: address.database,
@@ -79,7 +77,6 @@ function openLane(address: PostgresAddress, size: number): { lane: Lane; pool: p
     password: address.password,
     ssl: address.tls === "disable" ? false : { rejectUnauthorized: true, ...(address.ca && { ca: address.ca }) },
     application_name: "mayfly",
-    max: size,
     connectionTimeoutMillis: 2_000,
     keepAlive: true,
     keepAliveInitialDelayMillis: 10_000,
@@ -89,86 +86,48 @@ function openLane(address: PostgresAddress, size: number): { lane: Lane; pool: p
     // Whoever may create in a schema of the path could overload an operator of our statements and run as the admin.
     options: "-c search_path=pg_catalog",
   });
-  // Without a listener, an idle connection that the target closes would end this process (reliability C11).
-  pool.on("error", ignore);
-  // The pool's own queue gives up after connectionTimeoutMillis and cannot be left early, so the waiting is done here.
-  const turns = turnstile(size);
-  return {
-    pool,
-    lane: {
-      async use(signal, withinMs, work) {
-        using deadline = stopSignal(signal, withinMs);
-        try {
-          using _turn = await turns.enter(deadline.signal);
-          return await lend(pool, deadline.signal, work);
-        } catch (error) {
-          throw toMayflyError(error, deadline.signal);
-        }
-      },
-    },
+  const inner = client as unknown as Inner;
+  let over = false;
+  const stop = (): void => {
+    over = true;
   };
-}
-
-async function lend<Result>(
-  pool: pg.Pool,
-  signal: AbortSignal,
-  work: (connection: Connection) => Promise<Result>,
-): Promise<Result> {
-  let client: pg.PoolClient | undefined;
-  const giveBack = (destroy: boolean): void => {
-    // A destroyed one keeps its listener: it may still have something to say.
-    if (!destroy) client?.off("error", ignore);
-    client?.release(destroy);
-    client = undefined;
-  };
-  const borrow = async (): Promise<pg.PoolClient> => {
-    // A log-in that hangs is left to end by itself.
-    const borrowed = await unlessAborted(signal, pool.connect(), (late) => late.on("error", ignore).release(true));
-    // The pool listens to idle connections only; a lent one that breaks would end this process.
-    client = borrowed.on("error", ignore);
-    signal.throwIfAborted();
-    return borrowed;
-  };
-  // Destroying the socket is the only way to stop waiting for an answer; a cancel request could hit a later statement.
-  const abandon = (): void => giveBack(true);
-  signal.addEventListener("abort", abandon, { once: true });
-  let used = false;
-  const send = async <Answer>(ask: (client: pg.PoolClient) => Promise<Answer>): Promise<Answer> => {
-    signal.throwIfAborted();
+  // Without a listener, a connection that the target closes would end this process (reliability C11).
+  client.on("error", stop).on("end", stop);
+  inner.connection.on(address.tls === "disable" ? "connect" : "sslconnect", () =>
+    limitAnswers(inner.connection.stream, loan, "PostgreSQL"),
+  );
+  const send = async (statement: string | pg.QueryConfig): Promise<unknown[]> => {
+    loan.received = 0;
     try {
-      return await ask(client ?? (await borrow()));
+      const { rows } = await client.query(statement);
+      loan.answered = true;
+      return rows as unknown[];
     } catch (error) {
-      if (used || signal.aborted || !isLost(error)) throw error;
-      giveBack(true);
-      return await ask(await borrow());
-    } finally {
-      used = true;
+      loan.answered ||= !isLost(error);
+      throw error;
     }
   };
-  try {
-    const borrowed = await borrow();
-    return await work({
+  return {
+    open: () => client.connect(),
+    connection: {
       read: async <Row>(text: string, values: readonly unknown[] = []) =>
-        (await send((on) => on.query({ name: statementName(text), text, values: [...values] }))).rows as Row[],
+        (await send({ name: statementName(text), text, values: [...values] })) as Row[],
       run: async (block, inputs) => {
         const settings = Object.entries(inputs).map(
           ([name, value]) => `set_config('mayfly.${name}', ${pg.escapeLiteral(String(value))}, true)`,
         );
-        await send((on) => on.query(`select ${settings.join(", ")}; do $mayfly$ ${block} $mayfly$`));
+        await send(`select ${settings.join(", ")}; do $mayfly$ ${block} $mayfly$`);
       },
-      announcedPid: (borrowed as unknown as { readonly processID: number | null }).processID,
-    });
-  } catch (error) {
-    // An answer with a SQLSTATE leaves the connection in a known state; anything else does not.
-    if (isLost(error)) giveBack(true);
-    throw error;
-  } finally {
-    signal.removeEventListener("abort", abandon);
-    giveBack(false);
-  }
+      get announcedPid() {
+        return inner.processID;
+      },
+    },
+    usable: () => !over,
+    end: () => void client.end().catch(stop),
+    // A cancel request could hit a later statement.
+    destroy: () => void inner.connection.stream.destroy(),
+  };
 }
-
-function ignore(): void {}
 
 const statementNames = new Map<string, string>();
 
@@ -199,8 +158,19 @@ function toMayflyError(error: unknown, signal: AbortSignal): MayflyError {
   const passing = /^(08|40|53|57|58|XX)|^25006$|^55P03$/.test(state);
   return passing
     ? new MayflyError("target_unavailable", `PostgreSQL cannot do it now (SQLSTATE ${state})`, { cause: error })
-    : new MayflyError("target_rejected", `PostgreSQL refused (SQLSTATE ${state})`, { cause: error });
+    : new MayflyError("target_rejected", `PostgreSQL refused (SQLSTATE ${state})${meaning(state)}`, { cause: error });
 }
+
+/** What the admin of a target can put right. */
+function meaning(state: string): string {
+  const means = MEANS[state];
+  return means === undefined ? "" : `: ${means}`;
+}
+
+const MEANS: Readonly<Record<string, string>> = {
+  "28P01": "the admin's user or password is not the server's",
+  "3D000": "it has no such database",
+};
 
 function connectionError(error: unknown): MayflyError {
   if (error instanceof Error && error.message === "The server does not support SSL connections") {

@@ -1,7 +1,7 @@
 import pg from "pg";
 import { MayflyError } from "../lib/errors.ts";
 import { grantGroupSql, grantSignalSql } from "./postgres-admin.ts";
-import type { Connection } from "./postgres-client.ts";
+import { type Connection, hasSqlState } from "./postgres-client.ts";
 
 interface Admin {
   readonly version: number;
@@ -17,6 +17,8 @@ interface Group {
   readonly name: string;
   readonly present: boolean;
   readonly admin_option: boolean;
+  /** Whether who is in it may connect to the database. */
+  readonly connects: boolean;
   /** Roles in reach of the group, itself included, that are more than a group of grants. */
   readonly powerful: readonly string[];
 }
@@ -36,7 +38,7 @@ const DANGEROUS = [
  */
 export async function inspectPostgres(
   connection: Connection,
-  config: { readonly user: string; readonly accept_before_16: boolean },
+  config: { readonly user: string; readonly database: string; readonly accept_before_16: boolean },
   access: readonly { readonly roles: readonly string[] }[],
 ): Promise<void> {
   const [admin] = await connection.read<Admin>(
@@ -49,7 +51,24 @@ export async function inspectPostgres(
   checkServer(connection, config, admin);
   checkAdmin(admin);
   const before16 = admin.version < 160_000;
-  for (const group of await readGroups(connection, access)) checkGroup(group, admin.user, before16);
+  const groups = await readGroups(connection, access);
+  for (const group of groups) checkGroup(group, admin.user, before16);
+  const barred = new Set(groups.flatMap(({ connects, name }) => (connects ? [] : [name])));
+  const [first] = access.find(({ roles }) => roles.every((role) => barred.has(role)))?.roles ?? [];
+  if (first === undefined) return;
+  const [database, group] = [config.database, first].map((name) => pg.escapeIdentifier(name));
+  throw refused(`who is in ${group} may not connect: GRANT CONNECT ON DATABASE ${database} TO ${group};`);
+}
+
+/** What to do when the admin cannot log in, for the error of a connection; any other error comes back as it is. */
+export function explainLogin(error: unknown, config: { readonly user: string; readonly database: string }): unknown {
+  const [user, database] = [config.user, config.database].map((name) => pg.escapeIdentifier(name));
+  const { cause } = error instanceof MayflyError ? error : { cause: undefined };
+  if (hasSqlState(cause, "42501"))
+    return refused(`the admin may not connect: GRANT CONNECT ON DATABASE ${database} TO ${user};`);
+  if (hasSqlState(cause, "28000"))
+    return refused(`the admin may not log in, if pg_hba.conf has a line for it: ALTER ROLE ${user} LOGIN;`);
+  return error;
 }
 
 function checkServer(
@@ -90,6 +109,7 @@ async function readGroups(
      )
      select wanted.name, g.oid is not null as present,
        coalesce(pg_has_role(g.oid, 'MEMBER WITH ADMIN OPTION'), false) as admin_option,
+       coalesce(has_database_privilege(g.oid, current_database(), 'CONNECT'), false) as connects,
        array(select r.rolname::text from reach join pg_roles r on r.oid = reach.oid
          where reach.start = wanted.name and (r.rolsuper or r.rolcreaterole or r.rolcreatedb or r.rolreplication
            or r.rolbypassrls or r.rolname = any($2))

@@ -6,7 +6,7 @@ import { Secret } from "../lib/secret.ts";
 import { deploymentPrefix } from "./deployment.ts";
 import { defineIssuer, type Issued, type IssueRequest, type ProbeResult } from "./issuer.ts";
 import { connectPostgres, hasSqlState, type PostgresClient, TOO_LATE } from "./postgres-client.ts";
-import { inspectPostgres } from "./postgres-inspect.ts";
+import { explainLogin, inspectPostgres } from "./postgres-inspect.ts";
 import { AS_KEEPER, readBefore } from "./postgres-keeper.ts";
 import { revokeRole } from "./postgres-revoke.ts";
 import { scramVerifier } from "./scram.ts";
@@ -108,7 +108,11 @@ export const postgres = defineIssuer({
     }),
 
   inspect: (target: Target, wanted, signal) =>
-    target.revoke.use(signal, ANSWER_WITHIN_MS, (connection) => inspectPostgres(connection, target.config, wanted)),
+    target.revoke
+      .use(signal, ANSWER_WITHIN_MS, (connection) => inspectPostgres(connection, target.config, wanted))
+      .catch((error: unknown) => {
+        throw explainLogin(error, target.config);
+      }),
 });
 
 async function issue(target: Target, request: IssueRequest<PostgresAccess, PostgresHandle>): Promise<Issued> {

@@ -31,11 +31,11 @@ const CATEGORIES = [
   "@transaction",
 ] as const;
 
-/** Commands with power over the server, over other clients, or over keys that they do not name. */
+/** Commands with power over the server, over other clients, or over keys and channels that they do not name. */
 const REFUSED = new Set(
   `acl asking auth bgrewriteaof bgsave client cluster config debug dump eval eval_ro evalsha evalsha_ro failover fcall fcall_ro
   flushall flushdb function hotkeys info keys lastsave latency memory migrate module monitor move pfdebug pfselftest psync
-  randomkey replconf replicaof reset restore restore-asking role save scan script sentinel shutdown slaveof slowlog sort
+  pubsub randomkey replconf replicaof reset restore restore-asking role save scan script sentinel shutdown slaveof slowlog sort
   sort_ro swapdb sync`.split(/\s+/),
 );
 /** What libraries say of themselves. */
@@ -72,8 +72,11 @@ export type RedisAccess = z.output<typeof redisAccess>;
 
 const MODES = { read: "%R~", write: "%W~", readwrite: "~" } as const;
 
-/** Last of all, so that no category or command before can bring one in, whatever the server's version puts into it. */
-const NEVER = ["-@admin", "-@dangerous", "-@scripting"];
+/**
+ * Last of all, so that no category or command before can bring one in, whatever the server's version puts into it. PUBSUB, in
+ * `@pubsub`, names the channels of others, and no pattern holds it.
+ */
+const NEVER = ["-@admin", "-@dangerous", "-@scripting", "-pubsub"];
 
 /**
  * The rules of a new user, for `ACL SETUSER`. One selector per access: flat rules would let the commands of one access run

@@ -1,6 +1,6 @@
 import { Redis } from "ioredis";
 import { MayflyError } from "../lib/errors.ts";
-import { stopSignal, turnstile } from "./turns.ts";
+import { type Lane, type Link, type Loan, limitAnswers, openLane } from "./lanes.ts";
 
 /** How the nodes of one target are reached. */
 interface RedisAddress {
@@ -22,23 +22,12 @@ export interface Connection {
   atomically(...commands: readonly Command[]): Promise<unknown[]>;
 }
 
-/**
- * A few connections of their own for one sort of work. Work waits its turn; when `signal` aborts or `withinMs` is over, waiting
- * ends and a lent connection is destroyed. Whatever fails comes out as a {@link MayflyError}. Work is begun again when a
- * connection that was kept turns out dead before its first answer.
- */
-interface Lane {
-  use<Result>(
-    signal: AbortSignal,
-    withinMs: number,
-    work: (connection: Connection) => Promise<Result>,
-  ): Promise<Result>;
-}
-
 /** One node. Mints and revokes do not share connections, so a burst of mints cannot hold up a revoke. */
 export interface RedisNode {
-  readonly mint: Lane;
-  readonly revoke: Lane;
+  /** `host:port`. */
+  readonly at: string;
+  readonly mint: Lane<Connection>;
+  readonly revoke: Lane<Connection>;
 }
 
 /** An open target. */
@@ -47,41 +36,39 @@ export interface RedisClient extends AsyncDisposable {
 }
 
 const LANE_SIZE = 4;
-const IDLE_MS = 10_000;
-/** A list of clients is about 260 bytes each, and a server takes 10,000 unless told otherwise. */
-const MOST_BYTES = 16 * 1024 * 1024;
 
 /** Opens the lanes without connecting. */
 export function connectRedis(address: RedisAddress): RedisClient {
-  const lanes: { readonly close: () => void }[] = [];
-  const lane = (host: string, port: number): Lane => {
-    const opened = openLane(() => openRedis(address, host, port));
-    lanes.push(opened);
-    return opened.lane;
-  };
-  const nodes = address.nodes.map(({ host, port }) => ({ mint: lane(host, port), revoke: lane(host, port) }));
+  const closing: (() => void)[] = [];
+  const nodes = address.nodes.map(({ host, port }) => {
+    const open = (): Lane<Connection> => {
+      const { lane, close } = openLane(LANE_SIZE, {
+        link: (loan) => openRedis(address, host, port, loan),
+        keeps: (error) => error instanceof MayflyError || isReply(error),
+        toMayflyError,
+      });
+      closing.push(close);
+      return lane;
+    };
+    return { at: `${host}:${port}`, mint: open(), revoke: open() };
+  });
   return {
     nodes,
     async [Symbol.asyncDispose]() {
-      for (const { close } of lanes) close();
+      for (const close of closing) close();
     },
   };
 }
 
-interface Link {
-  readonly redis: Redis;
-  /** The first thing that went wrong with it: what it is closed with says less. */
-  failed: unknown;
-  received: number;
-  timer?: NodeJS.Timeout;
-}
-
-function openRedis({ user, password, tls, ca }: RedisAddress, host: string, port: number): Link {
+function openRedis(
+  { user, password, tls, ca }: RedisAddress,
+  host: string,
+  port: number,
+  loan: Loan,
+): Link<Connection> {
   const redis = new Redis({
     host,
     port,
-    username: user,
-    password,
     ...(tls === "verify-full" && { tls: { rejectUnauthorized: true, ...(ca !== undefined && { ca }) } }),
     protocol: 2,
     lazyConnect: true,
@@ -96,95 +83,33 @@ function openRedis({ user, password, tls, ca }: RedisAddress, host: string, port
     commandTimeout: 5_000,
     keepAlive: 10_000,
   });
-  const link: Link = { redis, failed: undefined, received: 0 };
-  // An error event that nobody listens to is printed.
-  redis.on("error", (error: unknown) => (link.failed ??= error));
-  redis.on("connect", () => {
-    redis.stream.on("data", (chunk: Buffer) => {
-      link.received += chunk.length;
-      if (link.received > MOST_BYTES) destroy(link);
-    });
-  });
-  return link;
-}
-
-/** Ends it now, whether or not the server listens: `disconnect` alone waits for the other side, and 2 s for what is closed. */
-function destroy({ redis, timer }: Link): void {
-  clearTimeout(timer);
-  if (redis.status !== "end") redis.disconnect();
-  (redis.stream as typeof redis.stream | undefined)?.destroy();
-}
-
-function openLane(open: () => Link): { readonly lane: Lane; close(): void } {
-  const turns = turnstile(LANE_SIZE);
-  const idle: Link[] = [];
-  let closed = false;
-  const keep = (link: Link): void => {
-    if (closed || link.redis.status !== "ready") {
-      destroy(link);
-      return;
-    }
-    idle.push(link);
-    link.timer = setTimeout(() => {
-      idle.splice(idle.indexOf(link), 1);
-      destroy(link);
-    }, IDLE_MS).unref();
-  };
-  const lend = async <Result>(
-    kept: Link | undefined,
-    signal: AbortSignal,
-    work: (connection: Connection) => Promise<Result>,
-  ): Promise<Result> => {
-    const link = kept ?? open();
-    clearTimeout(link.timer);
-    let answered = false;
-    const send = async (commands: readonly Command[], whole: boolean): Promise<unknown[]> => {
-      signal.throwIfAborted();
-      link.received = 0;
-      const batch = whole ? link.redis.multi() : link.redis.pipeline();
-      for (const [name, ...args] of commands) batch.call(name, ...args);
-      const answers = (await batch.exec()) ?? [];
-      answered ||= answers.some(([error]) => error === null || isReply(error));
-      for (const [error] of answers) if (error !== null) throw error;
-      return answers.map(([, answer]) => answer);
-    };
-    const abandon = (): void => destroy(link);
-    signal.addEventListener("abort", abandon, { once: true });
-    try {
-      signal.throwIfAborted();
-      if (kept === undefined) await link.redis.connect();
-      const result = await work({
-        ask: (...commands) => send(commands, false),
-        atomically: (...commands) => send(commands, true),
-      });
-      keep(link);
-      return result;
-    } catch (error) {
-      const lost = !(error instanceof MayflyError) && (!isReply(error) || link.redis.status !== "ready");
-      if (lost) destroy(link);
-      else keep(link);
-      // Only what the server closed while nobody used it: after an answer, the work may have had effects.
-      if (lost && kept !== undefined && !answered && !signal.aborted) return lend(undefined, signal, work);
-      throw toMayflyError(isReply(error) ? error : (link.failed ?? error), signal);
-    } finally {
-      signal.removeEventListener("abort", abandon);
-    }
+  // An error event that nobody listens to is printed; and what comes after it says less.
+  redis.on("error", (error: unknown) => loan.fail(error));
+  redis.on("connect", () => limitAnswers(redis.stream, loan, "Redis"));
+  const send = async (commands: readonly Command[], whole: boolean): Promise<unknown[]> => {
+    loan.received = 0;
+    const batch = whole ? redis.multi() : redis.pipeline();
+    for (const [name, ...args] of commands) batch.call(name, ...args);
+    const answers = (await batch.exec()) ?? [];
+    loan.answered ||= answers.some(([error]) => error === null || isReply(error));
+    for (const [error] of answers) if (error !== null) throw error;
+    return answers.map(([, answer]) => answer);
   };
   return {
-    lane: {
-      async use(signal, withinMs, work) {
-        using deadline = stopSignal(signal, withinMs);
-        try {
-          using _turn = await turns.enter(deadline.signal);
-          return await lend(idle.pop(), deadline.signal, work);
-        } catch (error) {
-          throw toMayflyError(error, deadline.signal);
-        }
-      },
+    async open() {
+      await redis.connect();
+      // The driver would print what an old server says to a user's name.
+      await redis.call("AUTH", user, password);
     },
-    close() {
-      closed = true;
-      for (const link of idle.splice(0)) destroy(link);
+    connection: {
+      ask: (...commands) => send(commands, false),
+      atomically: (...commands) => send(commands, true),
+    },
+    usable: () => redis.status === "ready",
+    destroy() {
+      // `disconnect` alone waits for the other side, and 2 s for what is closed.
+      if (redis.status !== "end") redis.disconnect();
+      (redis.stream as typeof redis.stream | undefined)?.destroy();
     },
   };
 }
@@ -205,6 +130,12 @@ const PASSING = new Set([
   "NOREPLICAS",
   "OOM",
 ]);
+/** What refusals mean that the admin of a target can put right. */
+const MEANS: Readonly<Record<string, string>> = {
+  WRONGPASS: "the admin's user or password is not the server's, or the user is off",
+  NOPERM: "the admin lacks a right; registration and the next canary say which",
+  DENIED: "in protected mode it answers its own machine alone",
+};
 /** These begin with ERR like everything else, and pass. Compared with, never shown. */
 const PASSING_ERR = /^ERR (max number of clients reached|There was an error trying to save the ACLs)/;
 
@@ -219,7 +150,11 @@ function toMayflyError(error: unknown, signal: AbortSignal): MayflyError {
     if (error.message.includes("not configured to use an ACL file")) {
       return new MayflyError("target_rejected", "Redis keeps no ACL file: what is taken back would be there again");
     }
-    return new MayflyError("target_rejected", `Redis refused (${word})`);
+    if (error.message.startsWith("ERR wrong number of arguments for 'auth'")) {
+      return new MayflyError("target_rejected", "Redis 7.0 or newer is needed, or Valkey: this one has no users");
+    }
+    const means = MEANS[word];
+    return new MayflyError("target_rejected", `Redis refused (${word})${means === undefined ? "" : `: ${means}`}`);
   }
   if (signal.aborted) return new MayflyError("target_unavailable", "Redis was given up on before it answered");
   const code = typeof error === "object" && error !== null && "code" in error ? String(error.code) : "";

@@ -18,10 +18,12 @@ const NEEDED: readonly Command[] = [
   ["exec"],
 ];
 const nameOf = ([name, sub]: Command): string => (sub === undefined ? name : `${name}|${sub}`);
+/** The right to ask for rights. */
+const ASKING = "acl|dryrun";
 
 /** What the administrator runs once on each node, and no right more. The documentation shows this very text. */
 export function adminSetup(user: string, passwordSha256 = "<SHA-256 of its password>"): string {
-  const commands = [...NEEDED.map(nameOf), "acl|dryrun"].map((name) => `+${name}`).join(" ");
+  const commands = [...NEEDED.map(nameOf), ASKING].map((name) => `+${name}`).join(" ");
   return `ACL SETUSER ${user} reset on #${passwordSha256} resetkeys resetchannels -@all ${commands}`;
 }
 
@@ -57,18 +59,20 @@ function checkServer(hello: ReadonlyMap<string, unknown>): void {
 }
 
 async function checkAdmin(connection: Connection, user: string): Promise<void> {
-  const may = (command: Command) =>
-    connection.ask(["ACL", "DRYRUN", user, ...command]).then(
-      ([answer]) => answer === "OK",
-      // Without the right to ask, too.
-      (error: unknown) => {
-        if (error instanceof Error && error.name === "ReplyError") return false;
-        throw error;
-      },
-    );
+  const missing: string[] = [];
   for (const command of NEEDED) {
-    if (!(await may(command))) throw refused(`the admin may not run ${nameOf(command)}: ${adminSetup(user)}`);
+    const [answer] = await connection.ask(["ACL", "DRYRUN", user, ...command]).catch((error: unknown) => {
+      if (error instanceof Error && error.message.startsWith("NOPERM")) throw lacks(user, [ASKING]);
+      throw error;
+    });
+    if (answer !== "OK") missing.push(nameOf(command));
   }
+  if (missing.length > 0) throw lacks(user, missing);
+}
+
+function lacks(user: string, rights: readonly string[]): MayflyError {
+  const grants = rights.map((right) => `+${right}`).join(" ");
+  return refused(`the admin may not run ${rights.join(", ")}: ACL SETUSER ${user} ${grants}`);
 }
 
 const POWERFUL = ["@admin", "@dangerous", "@scripting"];

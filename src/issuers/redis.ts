@@ -9,8 +9,7 @@ import { type RedisAccess, redisAccess, rulesOf } from "./redis-access.ts";
 import { type Connection, connectRedis, type RedisClient, type RedisNode } from "./redis-client.ts";
 import { inspectRedis } from "./redis-inspect.ts";
 import { lookFor, revokeUser } from "./redis-revoke.ts";
-
-const LOOPBACK = /^(localhost|127\.[0-9.]+|::1)$/;
+import { isLoopback } from "./target-url.ts";
 
 const config = z
   .strictObject({
@@ -33,7 +32,7 @@ const config = z
     /** The prefix that tells this target's users from all others. Random unless given, so parse it once and store it. */
     deployment: deploymentPrefix(),
   })
-  .refine(({ tls, nodes }) => tls === "verify-full" || nodes.every(({ host }) => LOOPBACK.test(host)), {
+  .refine(({ tls, nodes }) => tls === "verify-full" || nodes.every(({ host }) => isLoopback(host)), {
     path: ["tls"],
     message: "verify-full, unless every node is on a loopback address",
   });
@@ -109,13 +108,22 @@ export const redis = defineIssuer({
 
 /**
  * On all nodes at once. Settles when the last one has, so that nothing of it is still under way; then rejects with what will
- * not work before what may work later.
+ * not work before what may work later. Of several nodes, the error says which.
  */
 async function everywhere<Result>(
   { nodes }: RedisClient,
   work: (node: RedisNode) => Promise<Result>,
 ): Promise<Result[]> {
-  const ends = await Promise.allSettled(nodes.map(work));
+  const ends = await Promise.allSettled(
+    nodes.map(async (node) => {
+      try {
+        return await work(node);
+      } catch (error) {
+        if (nodes.length === 1 || !(error instanceof MayflyError)) throw error;
+        throw new MayflyError(error.code, `${node.at}: ${error.detail}`);
+      }
+    }),
+  );
   const errors = ends.flatMap((end): unknown[] => (end.status === "rejected" ? [end.reason] : []));
   const final = errors.find((error) => error instanceof MayflyError && !error.retryable);
   if (errors.length > 0) throw final ?? errors[0];

@@ -2,18 +2,20 @@ import { readFile } from "node:fs/promises";
 import { z } from "zod";
 import { MayflyError } from "../lib/errors.ts";
 import { Secret } from "../lib/secret.ts";
-
-const LOOPBACK = /^(localhost|127(\.\d{1,3}){3}|\[::1\])$/;
+import { isLoopback } from "./target-url.ts";
 
 /** Where a far side answers: scheme, host and port, and nothing else. `https` only; `http` for a loopback host. */
 export const targetOrigin = z
   .string()
   .max(300)
-  .regex(/^https?:\/\/[A-Za-z0-9.[\]:-]+\/?$/, "a scheme, a host and a port, and no path")
+  .regex(
+    /^https?:\/\/(?:[A-Za-z0-9.-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?\/?$/,
+    "a scheme, a host and a port, and no path",
+  )
   .refine((text) => {
     if (!URL.canParse(text)) return false;
     const { protocol, hostname } = new URL(text);
-    return protocol === "https:" || LOOPBACK.test(hostname);
+    return protocol === "https:" || isLoopback(hostname);
   }, "https, or http to a loopback host")
   .transform((text) => new URL(text).origin);
 

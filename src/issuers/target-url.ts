@@ -23,11 +23,11 @@ export function targetUrl(): z.ZodType<string> {
       )
         return false;
       const at = new URL(url);
-      return at.protocol === "https:" || isLoopback(at);
+      return at.protocol === "https:" || isLoopback(at.hostname);
     }, "not a URL that Mayfly would go to");
 }
 
-/** Whether this URL stays on this host, so that plain http is no risk. */
-export function isLoopback({ hostname }: URL): boolean {
-  return hostname === "127.0.0.1" || hostname === "localhost" || hostname === "[::1]";
+/** Whether this host name or address is this very machine, so that a connection without TLS is no risk. */
+export function isLoopback(host: string): boolean {
+  return /^(localhost|127(\.\d{1,3}){3}|::1|\[::1\])$/.test(host);
 }

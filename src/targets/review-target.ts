@@ -18,8 +18,9 @@ const BY = "mayfly:canary";
 
 /**
  * Asks a target again whether it can do what is asked of it. One that is active and whose last canary is `everySeconds` old
- * is quarantined when it refuses (no new mints; one that only does not answer is left as it is). One that is quarantined and
- * has no stuck credential left earns its way back by passing (invariant 6). Of several workers, one runs the canary.
+ * is quarantined when it refuses (no new mints). One that only does not answer stays active, because it may be back in a second;
+ * its `canary` says since when and why. One that is quarantined and has no stuck credential left earns its way back by passing
+ * (invariant 6). Of several workers, one runs the canary.
  */
 export async function reviewTarget(
   deps: ReviewDeps,
@@ -36,20 +37,22 @@ export async function reviewTarget(
     });
   try {
     const canary = await runCanary(deps, tenantId, targetId);
-    if (target.state === "quarantined" || target.failed) await settle(canary, "active");
+    if (target.state === "quarantined" || target.canary !== "passed") await settle(canary, "active");
   } catch (error) {
     deps.log.warn({ err: error, target: targetId, state: target.state }, "a target does not pass its canary");
     if (target.state === "quarantined" || !(error instanceof MayflyError)) return;
     const refuses = error.code === "target_refused" || error.code === "target_rejected";
     if (refuses) await settle({ state: "failed", problem: error.detail }, "quarantined");
+    else if (error.code === "target_unavailable" && target.canary !== "unanswered")
+      await settle({ state: "unanswered", problem: error.detail, since: new Date().toISOString() });
   }
 }
 
 interface Due {
   readonly state: "active" | "quarantined";
   readonly version: number;
-  /** What it last said is that it failed, and that is to be told otherwise. */
-  readonly failed: boolean;
+  /** What is said of its last canary: `passed`, or what is to be told otherwise when one passes. */
+  readonly canary: unknown;
 }
 
 /** The target, when its canary is due and nobody else has taken it up. */
@@ -100,6 +103,6 @@ async function claim(
   return {
     state: row.state as Due["state"],
     version: row.version,
-    failed: row.canary["state"] !== "passed",
+    canary: row.canary["state"],
   };
 }

@@ -88,7 +88,11 @@ export function targetEndpoints(deps: TargetDeps): Endpoint[] {
       revocability: z
         .enum(["immediate", "expiry"])
         .describe("`expiry`: a credential lives until its own end, whatever anyone does."),
-      canary: z.record(z.string(), z.unknown()).describe("What the last canary saw."),
+      canary: z
+        .record(z.string(), z.unknown())
+        .describe(
+          "What the last canary saw. `unanswered`: it is active, and has not answered its scheduled canary `since` then.",
+        ),
       live: z.int().describe("Credentials that are not proven dead."),
       stuck: z.int().describe("Those of them that could not be taken back so far. Mayfly does not give up."),
       reconciled_at: moment.nullable().describe("When what is there was last compared with what should be."),

@@ -55,7 +55,7 @@ export function itSurvivesWireFaults<Config, Access, Handle, Client extends Asyn
 const MOST_STEPS = 8;
 
 /**
- * States for every fault of a far side and each of mint, probe and revoke (reliability F4): the error says whether to try again
+ * States for every fault of a far side and each of inspection, mint, probe and revoke (reliability F4): the error says whether to try again
  * and holds no secret, nothing is called dead that works, no other host hears of it, and once the fault is over a revoke leaves
  * nothing that works. The fault happens to all requests of a call, and to each of them alone, for calls of several.
  */
@@ -134,7 +134,7 @@ function itSurvives<Config, Access, Handle, Client extends AsyncDisposable, Kind
     return met ? end : undefined;
   }
 
-  function checkError(error: unknown, means: Fault["means"]): void {
+  function checkError(error: unknown, means: Fault["means"], alsoRefused = false): void {
     expect(error).toBeInstanceOf(MayflyError);
     const { code, retryAfterSeconds } = error as MayflyError;
     const codes = {
@@ -142,7 +142,8 @@ function itSurvives<Config, Access, Handle, Client extends AsyncDisposable, Kind
       rejected: ["target_rejected"],
       either: ["target_unavailable", "target_rejected"],
     };
-    expect(codes[means]).toContain(code);
+    // An inspection says what to change, where another call only says that it was refused.
+    expect([...codes[means], ...(alsoRefused && means !== "unavailable" ? ["target_refused"] : [])]).toContain(code);
     expect([undefined, 7]).toContain(retryAfterSeconds);
     const shown = inspect(error, { depth: 9, showHidden: true });
     const config = kind.config(proxy.url) as Record<string, unknown>;
@@ -169,6 +170,21 @@ function itSurvives<Config, Access, Handle, Client extends AsyncDisposable, Kind
     afterAll(async () => {
       await kind.reset?.();
     });
+
+    if (issuer.inspect !== undefined)
+      test("in an inspection: an error of its class, or one that passes", async () => {
+        await each(cell, async (step) => {
+          const end = await during(cell, step, async (on, signal) => {
+            // What some learn of a far side they keep; who inspects knows nothing yet.
+            if ("at" in cell) return issuer.inspect?.(on, kind.access(), signal);
+            await using fresh = await issuer.connect(kind.config(proxy.url));
+            return await issuer.inspect?.(fresh, kind.access(), signal);
+          });
+          if (end !== undefined && "error" in end) checkError(end.error, cell.means, true);
+          return end !== undefined;
+        });
+        await kind.reset?.();
+      });
 
     test("in a mint: an error of its class, or a credential that works; nothing is left", async () => {
       await each(cell, async (step) => {

@@ -3,76 +3,12 @@ import { mysql } from "../../src/issuers/mysql.ts";
 import { createStatements } from "../../src/issuers/mysql-account.ts";
 import { quote } from "../../src/issuers/mysql-client.ts";
 import { Secret } from "../../src/lib/secret.ts";
-
-const CORPUS = [
-  "",
-  " ",
-  "a b",
-  "a'",
-  "a''b",
-  "'",
-  "a`b",
-  "`; DROP USER root; --",
-  'a"b',
-  "a\\",
-  "a\\' OR 1=1 -- ",
-  "reader', 'root",
-  "reader'@'%",
-  "reader TO root; --",
-  "reader; DROP DATABASE app",
-  "reader -- ",
-  "reader #",
-  "reader/**/",
-  "/*!50000 root */",
-  "a\0b",
-  "a\nb",
-  "a\r",
-  "reader\n",
-  "a\tb",
-  "a%",
-  "%",
-  "a@b",
-  "a.b",
-  "a-b",
-  "a,b",
-  "a(b)",
-  "a=b",
-  "a$b",
-  "a?b",
-  "a:b",
-  "@a",
-  "@@global",
-  "é",
-  "ａ",
-  "a\u2019b",
-  "a\u02bcb",
-  "\ufeffreader",
-  "rea\u200bder",
-  "READER",
-  "1reader",
-  "a".repeat(33),
-  "none",
-  "all",
-  "default",
-  "public",
-  "current_user",
-  "root",
-  "mysql",
-  "rdsadmin",
-  "mt1_00000000000000000000000000",
-  "__proto__ ",
-  "../mysql",
-  "\ud800",
-];
+import { sqlNames } from "./corpus.ts";
 
 const CONFIG = { host: "db.example", user: "mayfly", password: "p", tls: "verify-full", deployment: "t1" };
 
 describe("what goes into a statement", () => {
-  test.each(CORPUS)("role %j is refused", (name) => {
-    expect(mysql.access.safeParse({ roles: [name] }).success).toBe(false);
-  });
-
-  test.each(CORPUS.filter((name) => /[^A-Za-z0-9._%:/-]/.test(name) || name.length === 0))(
+  test.each(sqlNames.filter((name) => /[^A-Za-z0-9._%:/-]/.test(name) || name.length === 0))(
     "account_host, a handle's host and a handle's user %j are refused",
     (name) => {
       expect(mysql.config.safeParse({ ...CONFIG, account_host: name }).success).toBe(false);
@@ -91,7 +27,7 @@ describe("what goes into a statement", () => {
   test("MySQL gets its own kind of hash, several default roles, and TLS when the target has it", () => {
     const account = { user: "mt1_00000000000000000000000000", host: "%" };
     const statements = createStatements(
-      { mariadb: false, version: 8_000, nowMicros: 0 },
+      { mariadb: false, version: 8_000_017, nowMicros: 0 },
       {
         account,
         password: new Secret("clear"),

@@ -95,7 +95,7 @@ describe("issuing on MariaDB", () => {
 
   test("each effect looks at the server's clock for itself: once it is late, not one more happens (C8)", async () => {
     const asked = target.request();
-    const server = { mariadb: true, version: 10_011, nowMicros: 0 };
+    const server = { mariadb: true, version: 10_011_006, nowMicros: 0 };
     const statements = (createByMicros: number): string[] =>
       createStatements(server, {
         account: asked.handle,

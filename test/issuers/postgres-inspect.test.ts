@@ -3,9 +3,13 @@ import { afterAll, beforeAll, describe, expect, test } from "@jest/globals";
 import { type PostgresConfig, postgres } from "../../src/issuers/postgres.ts";
 import { adminSetupSql } from "../../src/issuers/postgres-admin.ts";
 import { MayflyError } from "../../src/lib/errors.ts";
+import { certificateFor } from "./certificate.ts";
 import { never } from "./conformance.ts";
+import { sqlNames } from "./corpus.ts";
 import { type PostgresTarget, postgresTarget, servers } from "./postgres-target.ts";
-import { wire } from "./wire.ts";
+import { wire, withOtherPid } from "./wire.ts";
+
+type Names = { readonly admin: string; readonly group: string; readonly extra: string; readonly database: string };
 
 describe.each(servers)("inspecting PostgreSQL $name", ({ url }) => {
   let target: PostgresTarget;
@@ -40,7 +44,7 @@ describe.each(servers)("inspecting PostgreSQL $name", ({ url }) => {
     expect(await remedies()).toEqual([]);
   });
 
-  test.each<[string, (names: { admin: string; group: string; extra: string }) => [broken: string, remedy: string]]>([
+  test.each<[string, (names: Names) => [broken: string, remedy: string]]>([
     ["a superuser as admin", ({ admin }) => [`alter role ${admin} superuser`, "NOSUPERUSER CREATEROLE;"]],
     ["an admin without CREATEROLE", ({ admin }) => [`alter role ${admin} nocreaterole`, "CREATEROLE;"]],
     [
@@ -54,8 +58,21 @@ describe.each(servers)("inspecting PostgreSQL $name", ({ url }) => {
       "a group in a powerful group",
       ({ group, extra }) => [`alter role ${extra} createdb; grant ${extra} to ${group}`, "REVOKE"],
     ],
+    ["an admin that may not log in", ({ admin }) => [`alter role ${admin} nologin`, "LOGIN;"]],
+    [
+      "an admin that may not connect to the database",
+      ({ admin, group, database }) => [
+        `revoke connect on database ${database} from public, ${admin}; grant connect on database ${database} to ${group}`,
+        "GRANT CONNECT",
+      ],
+    ],
+    [
+      "a group whose members could not connect",
+      ({ group, database }) => [`revoke connect on database ${database} from public, ${group}`, "GRANT CONNECT"],
+    ],
   ])("%s is refused, and the one statement that it names puts it right", async (_name, breaks) => {
-    const [broken, remedy] = breaks({ admin: target.config.user, group: target.group, extra: target.otherGroup });
+    const { user: admin, database } = target.config;
+    const [broken, remedy] = breaks({ admin, database, group: target.group, extra: target.otherGroup });
     await target.sql(broken);
     expect(await remedies()).toEqual([expect.stringContaining(remedy)]);
   });
@@ -75,9 +92,71 @@ describe.each(servers)("inspecting PostgreSQL $name", ({ url }) => {
   });
 
   test("a pooler that shares server connections is recognised", async () => {
-    await using line = await wire(url, { spoilPid: true });
+    await using line = await wire(url, { change: withOtherPid });
     const error = await inspection({ port: line.port });
     expect(error).toMatchObject({ code: "target_refused", detail: expect.stringContaining("pooler") });
+  });
+
+  test("names that need quoting are quoted in what is to be run", async () => {
+    const [odd, oddGroup] = [`we'ird"; drop table notes; --`, target.group];
+    const was = target.config.user;
+    await target.sql(`alter role ${was} rename to "${odd.replaceAll('"', '""')}"`);
+    await target.sql(`revoke ${oddGroup} from "${odd.replaceAll('"', '""')}"`);
+    const error = await inspection({ user: odd });
+    const remedy = /: (.*;)$/.exec((error as MayflyError).detail)?.[1] ?? "";
+    await target.sql(remedy);
+    expect(await inspection({ user: odd })).toBeUndefined();
+    await target.sql(`alter role "${odd.replaceAll('"', '""')}" rename to ${was}`);
+    expect(await target.sql("select from notes")).toEqual([]);
+  });
+
+  test.each<[string, Partial<PostgresConfig>, string, string]>([
+    ["another password", { password: "not the password" }, "target_rejected", "user or password"],
+    ["a user that is not there", { user: "nobody_at_all" }, "target_rejected", "user or password"],
+    ["a database that is not there", { database: "none_such" }, "target_rejected", "no such database"],
+    ["a port where nobody listens", { port: 1 }, "target_unavailable", "did not answer (ECONNREFUSED)"],
+    ["a host that is not there", { host: "none.invalid" }, "target_unavailable", "did not answer (E"],
+    ["TLS that the server has not", { tls: "verify-full" }, "target_rejected", "does not offer TLS"],
+  ])("%s is refused for what it is", async (_what, changes, code, detail) => {
+    expect(await inspection(changes)).toMatchObject({ code, detail: expect.stringContaining(detail) });
+  });
+
+  test("an admin's or a database's name that tries to leave its place is a name that is not there, and no more", async () => {
+    const texts = sqlNames.filter((text) => postgres.config.safeParse({ ...target.config, user: text }).success);
+    expect(texts.length).toBeGreaterThanOrEqual(70);
+    for (const text of texts)
+      for (const changes of [{ user: text }, { database: text }])
+        expect(await inspection(changes)).toMatchObject({
+          code: "target_rejected",
+          detail: expect.stringMatching(/user or password|no such database/),
+        });
+    expect(await target.sql("select from notes")).toEqual([]);
+  });
+
+  test("the certificate of another is refused before anything is said", async () => {
+    await using line = await wire(url, { tls: certificateFor("127.0.0.1") });
+    const error = await inspection({ port: line.port, tls: "verify-full", ca: certificateFor("127.0.0.1").cert });
+    expect(error).toMatchObject({ code: "target_rejected", detail: expect.stringContaining("certificate") });
+    expect(line.sent()).toBe("");
+  });
+
+  // Each in the one row that the server says first: version, standby.
+  test.each([
+    ["of version 13", "130014", "f", "16 or newer"],
+    ["of version 15", "150009", "f", "accept_before_16"],
+    ["that is a standby", undefined, "t", "register the primary"],
+  ])("a server %s is refused", async (_what, version, standby, detail) => {
+    await using line = await wire(url, {
+      change: (answer) =>
+        Buffer.from(
+          answer
+            .toString("latin1")
+            .replace(/(\d{6})(\W{4})f/, (_all, real, length) => `${version ?? real}${length}${standby}`),
+          "latin1",
+        ),
+    });
+    const error = await inspection({ port: line.port, accept_before_16: false });
+    expect(error).toMatchObject({ code: "target_refused", detail: expect.stringContaining(detail) });
   });
 
   test("a server before 16 passes only when that was accepted", async () => {

@@ -1,10 +1,15 @@
+import { createHash } from "node:crypto";
 import { once } from "node:events";
+import { writeFile } from "node:fs/promises";
 import { type AddressInfo, createServer, type Socket } from "node:net";
-import { afterAll, beforeAll, describe, expect, test } from "@jest/globals";
+import { join } from "node:path";
+import { afterAll, beforeAll, describe, expect, jest, test } from "@jest/globals";
 import { type RedisConfig, redis } from "../../src/issuers/redis.ts";
 import type { RedisAccess } from "../../src/issuers/redis-access.ts";
 import { adminSetup } from "../../src/issuers/redis-inspect.ts";
-import { describeWithRedis } from "../support/redis.ts";
+import type { MayflyError } from "../../src/lib/errors.ts";
+import { testDirectory } from "../support/directory.ts";
+import { describeWithRedis, testRedis } from "../support/redis.ts";
 import { failure, never } from "./conformance.ts";
 import { notes, type RedisTarget, redisTarget } from "./redis-target.ts";
 
@@ -27,28 +32,71 @@ describeWithRedis("inspection", () => {
     .filter((word) => word.startsWith("+"))
     .map((word) => word.slice(1));
 
-  test.each(rights)(
-    "names the right %s when one node lacks it, and the command that gives all of them",
-    async (right) => {
-      await target.root(1, "ACL", "SETUSER", target.config.user, `-${right}`);
-      const error = await failure(inspected(target.config));
-      expect(error).toMatchObject({ code: "target_refused" });
-      // Without the right to ask for rights, the first is in doubt.
-      if (right !== "acl|dryrun")
-        expect(error).toMatchObject({ detail: expect.stringContaining(`may not run ${right}:`) });
-      expect(error).toMatchObject({ detail: expect.stringContaining(adminSetup(target.config.user)) });
-      await target.root(1, "ACL", "SETUSER", target.config.user, `+${right}`);
-      expect(await inspected(target.config)).toBeUndefined();
-    },
-  );
+  /** Runs what a refusal says to run, on the node that it names. */
+  async function follow(error: unknown): Promise<void> {
+    const [, port, command = ""] = /^127\.0\.0\.1:(\d+): .*: (ACL [^:]*)$/.exec((error as MayflyError).detail) ?? [];
+    const server = target.servers.findIndex((one) => `${one.port}` === port);
+    await target.root(server, ...(command.split(" ") as [string, ...string[]]));
+  }
 
-  test("refuses a server that anybody may enter", async () => {
-    await target.root(1, "ACL", "SETUSER", "default", "on", "nopass");
-    expect(await failure(inspected(target.config))).toMatchObject({
+  test.each(rights)("names the right %s and the node that lacks it, and the command that gives it", async (right) => {
+    await target.root(1, "ACL", "SETUSER", target.config.user, `-${right}`);
+    const error = await failure(inspected(target.config));
+    expect(error).toMatchObject({
       code: "target_refused",
-      detail: expect.stringContaining("ACL SETUSER default off"),
+      detail: `127.0.0.1:${target.servers[1]?.port}: the admin may not run ${right}: ACL SETUSER ${target.config.user} +${right}`,
     });
-    await target.root(1, "ACL", "SETUSER", "default", "off");
+    await follow(error);
+    expect(await inspected(target.config)).toBeUndefined();
+  });
+
+  test("names all rights at once that are missing", async () => {
+    await target.root(0, "ACL", "SETUSER", target.config.user, "-acl|save", "-client|kill", "-multi");
+    const error = await failure(inspected(target.config));
+    expect(error).toMatchObject({ detail: expect.stringContaining("may not run acl|save, client|kill, multi:") });
+    await follow(error);
+    expect(await inspected(target.config)).toBeUndefined();
+  });
+
+  test("refuses a server that anybody may enter, and says how to close it", async () => {
+    await target.root(1, "ACL", "SETUSER", "default", "on", "nopass");
+    const error = await failure(inspected(target.config));
+    expect(error).toMatchObject({ code: "target_refused", detail: expect.stringContaining("ACL SETUSER default off") });
+    await follow(error);
+    expect(await inspected(target.config)).toBeUndefined();
+  });
+
+  test.each<[string, Partial<RedisConfig>, string, string]>([
+    ["another password", { password: "not the password" }, "target_rejected", "user or password"],
+    ["a user that is not there", { user: "nobody" }, "target_rejected", "user or password"],
+    ["a port where nobody listens", { nodes: [{ host: "127.0.0.1", port: 1 }] }, "target_unavailable", "ECONNREFUSED"],
+    ["a host that is not there", { nodes: [{ host: "none.invalid", port: 1 }] }, "target_unavailable", "(E"],
+  ])("refuses %s for what it is", async (_what, changes, code, detail) => {
+    expect(await failure(inspected({ ...target.config, ...changes }))).toMatchObject({
+      code,
+      detail: expect.stringContaining(detail),
+    });
+  });
+
+  test("of several nodes names the one that does not answer", async () => {
+    const nodes = [...target.config.nodes, { host: "localhost", port: 1 }];
+    expect(await failure(inspected({ ...target.config, nodes }))).toMatchObject({
+      code: "target_unavailable",
+      detail: "localhost:1: Redis did not answer (ECONNREFUSED)",
+    });
+  });
+
+  test("refuses a server that is too old to have users, and prints nothing", async () => {
+    const warned = jest.spyOn(console, "warn").mockImplementation(() => undefined);
+    const old = "-ERR wrong number of arguments for 'auth' command\r\n";
+    await using relay = await answering(target.servers[0]?.port ?? 0, "AUTH", "", old);
+    const config = { ...target.config, nodes: [{ host: "127.0.0.1", port: relay.port }] };
+    expect(await failure(inspected(config))).toMatchObject({
+      code: "target_rejected",
+      detail: expect.stringContaining("7.0 or newer"),
+    });
+    expect(warned).not.toHaveBeenCalled();
+    warned.mockRestore();
   });
 
   test.each([
@@ -63,14 +111,24 @@ describeWithRedis("inspection", () => {
     expect(error).toMatchObject({ code: "target_refused", detail: expect.stringContaining(detail) });
   });
 
-  test("refuses a server without an ACL file, where a restart undoes a revoke", async () => {
-    const { port } = target.servers[0] ?? { port: 0 };
-    await using relay = await answering(port, "ACL", "SAVE", NO_FILE);
-    const config = { ...target.config, nodes: [{ host: "127.0.0.1", port: relay.port }] };
-    expect(await failure(inspected(config))).toMatchObject({
-      code: "target_refused",
-      detail: expect.stringContaining("aclfile"),
-    });
+  test("refuses a server without an ACL file, where a restart undoes a revoke, until it has one", async () => {
+    const { user, password } = target.config;
+    const sha256 = createHash("sha256").update(password).digest("hex");
+    await using directory = await testDirectory();
+    const file = join(directory.path, "users.acl");
+    // As the documentation says it, and nothing else.
+    await writeFile(file, `user default off\n${adminSetup(user, sha256).replace("ACL SETUSER", "user")}\n`);
+    const at = (port: number): RedisConfig => ({ ...target.config, nodes: [{ host: "127.0.0.1", port }] });
+    {
+      const rules = adminSetup(user, sha256).split(" ").slice(2);
+      await using server = await testRedis(["--user", ...rules, "--user", "default", "off"]);
+      expect(await failure(inspected(at(server.port)))).toMatchObject({
+        code: "target_refused",
+        detail: expect.stringContaining("set aclfile in redis.conf and restart it"),
+      });
+    }
+    await using server = await testRedis(["--aclfile", file]);
+    expect(await inspected(at(server.port))).toBeUndefined();
   });
 
   describe.each([
@@ -90,10 +148,6 @@ describeWithRedis("inspection", () => {
     });
   });
 });
-
-/** As Redis 7.0.15 says it. */
-const NO_FILE =
-  "-ERR This Redis instance is not configured to use an ACL file. You may want to specify users via the ACL SETUSER command and then issue a CONFIG REWRITE (assuming you have a Redis configuration file set) in order to store users in the Redis configuration.\r\n";
 
 /** A relay that answers one command itself, with what another server would say. */
 async function answering(

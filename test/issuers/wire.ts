@@ -18,13 +18,13 @@ export interface Wire extends AsyncDisposable {
 }
 
 interface WireOptions {
-  /** Announces another process id than the server did, as a pooler does. */
-  readonly spoilPid?: boolean;
+  /** What clients are told instead of what the server said. */
+  readonly change?: (answer: Buffer) => Buffer;
   /** Speaks TLS to clients with this certificate. */
   readonly tls?: SecureContextOptions;
 }
 
-export async function wire(url: string, { spoilPid = false, tls }: WireOptions = {}): Promise<Wire> {
+export async function wire(url: string, { change = (answer) => answer, tls }: WireOptions = {}): Promise<Wire> {
   const { hostname, port } = new URL(url);
   const open = new Set<Socket>();
   const chunks: Buffer[] = [];
@@ -51,7 +51,7 @@ export async function wire(url: string, { spoilPid = false, tls }: WireOptions =
     });
     server.on("data", (chunk: Buffer) => {
       if (cut) client.destroy();
-      else client.write(spoilPid ? withOtherPid(chunk) : chunk);
+      else client.write(change(chunk));
     });
     client.on("close", () => {
       if (held?.server !== server) server.destroy();
@@ -103,8 +103,8 @@ export async function wire(url: string, { spoilPid = false, tls }: WireOptions =
   };
 }
 
-// BackendKeyData: 'K', length 12, process id, key.
-function withOtherPid(chunk: Buffer): Buffer {
+/** Announces another process id than the server did, as a pooler does. BackendKeyData: 'K', length 12, process id, key. */
+export function withOtherPid(chunk: Buffer): Buffer {
   const at = chunk.indexOf(Buffer.from([0x4b, 0, 0, 0, 12]));
   if (at >= 0) chunk.writeInt32BE(chunk.readInt32BE(at + 5) + 1, at + 5);
   return chunk;

@@ -126,7 +126,7 @@ export async function anAgent(
   return id;
 }
 
-async function aResource(
+export async function aResource(
   tx: Tx,
   values: {
     tenantId: Id<"tenant">;

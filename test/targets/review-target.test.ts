@@ -74,11 +74,33 @@ describe("an active target", () => {
     expect(await seen(id)).toMatchObject({ state: "active", canary: { state: "passed" } });
   });
 
-  test("that does not answer stays: its mints fail by themselves, and it may be back in a second", async () => {
+  test("that does not answer stays, for it may be back in a second; it says why and since when, until it passes", async () => {
     const { id } = await f.registered();
+    const before = Date.now();
+    for (const problem of ["gone", "still gone"]) {
+      await timePasses(id);
+      expect(await canaries(() => review(id), new MayflyError("target_unavailable", problem))).toBe(1);
+    }
+    const { state, canary } = await seen(id);
+    expect({ state, canary }).toEqual({
+      state: "active",
+      canary: { state: "unanswered", problem: "gone", since: expect.any(String) },
+    });
+    expect(Date.parse(canary.since)).toBeGreaterThanOrEqual(before);
     await timePasses(id);
-    expect(await canaries(() => review(id), new MayflyError("target_unavailable", "gone"))).toBe(1);
+    await review(id);
     expect(await seen(id)).toMatchObject({ state: "active", canary: { state: "passed" } });
+    // One outage is two changes in the audit, however many canaries it meets.
+    expect((await f.r.events(id)).filter(({ actor }) => actor === "mayfly:canary")).toHaveLength(2);
+  });
+
+  test("that refuses after it did not answer is quarantined all the same", async () => {
+    const { id } = await f.registered();
+    for (const code of ["target_unavailable", "target_rejected"] as const) {
+      await timePasses(id);
+      await canaries(() => review(id), new MayflyError(code, code));
+    }
+    expect(await seen(id)).toMatchObject({ state: "quarantined", canary: { state: "failed" } });
   });
 });
 
