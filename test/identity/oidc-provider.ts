@@ -1,8 +1,9 @@
 import { createServer, type IncomingMessage, type ServerResponse } from "node:http";
 import type { AddressInfo } from "node:net";
 import { exportJWK, generateKeyPair, type JWK } from "jose";
-import { type Grant, Provider } from "oidc-provider";
+import type { Grant } from "oidc-provider";
 import * as openid from "openid-client";
+import { newProvider, type Provider } from "../support/quiet-oidc-provider.ts";
 
 /** node-oidc-provider on a free loopback port: an identity provider that is not ours, for agents and for humans. */
 export interface IdentityProvider extends AsyncDisposable {
@@ -39,7 +40,7 @@ export async function identityProvider(given: {
     keys += 1;
     const { privateKey } = await generateKeyPair("ES256", { extractable: true });
     const jwk = { ...(await exportJWK(privateKey)), kid: `idp-${keys}`, alg: "ES256", use: "sig" };
-    provider = new Provider(issuer, configuration(given, jwk));
+    provider = newProvider(issuer, configuration(given, jwk));
     listener = provider.callback();
   };
   await rotate();

@@ -1,8 +1,8 @@
 import { createServer, type IncomingMessage, type ServerResponse } from "node:http";
 import type { AddressInfo } from "node:net";
 import { exportJWK, exportPKCS8, generateKeyPair } from "jose";
-import { Provider } from "oidc-provider";
 import { type LocalServer, localServer } from "../identity/local-server.ts";
+import { newProvider, type Provider } from "../support/quiet-oidc-provider.ts";
 
 /**
  * node-oidc-provider as an authorization server of somebody else, with opaque tokens, revocation and introspection, and an
@@ -52,7 +52,7 @@ export async function oauthServer(): Promise<OauthServer> {
   const store = new Map<string, string>();
   const own = { ...(await exportJWK(signing.privateKey)), kid: "as", alg: "ES256" };
   for (const one of clients(await exportJWK(key.publicKey))) store.set(`Client:${one.client_id}`, JSON.stringify(one));
-  const provider = new Provider(issuer, {
+  const provider = newProvider(issuer, {
     ...configuration(own),
     adapter: (kind: string) => adapter(kind, store, () => made.grantsDieWhole),
   });

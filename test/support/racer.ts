@@ -1,8 +1,7 @@
 import { sql } from "kysely";
-import type { Tx } from "../../src/db/database.ts";
 import { type Id, newId } from "../../src/lib/ids.ts";
 import type { App } from "./app.ts";
-import { anAgent, aPurpose, type Seeded } from "./seed.ts";
+import { agentRow, purposeRow, type Seeded } from "./seed.ts";
 
 /** An agent with everything that it needs to mint for a task of its own. */
 export interface Racer {
@@ -30,63 +29,91 @@ export async function aRacer(
   return racer as Racer;
 }
 
-/** So many of them, in one transaction: the registry changes once. */
+/** So many of them, in one transaction: the registry changes once, and whoever waits for its gate does not wait long. */
 export async function someRacers(
   app: Pick<App, "broker" | "token">,
   s: Seeded,
   count: number,
   options: RacerOptions = {},
 ): Promise<Racer[]> {
-  const made = await app.broker.db.withTenant({ tenantId: s.tenantId, actor: "test" }, async (tx) => {
-    const racers = [];
-    for (let index = 0; index < count; index += 1) racers.push(await insertRacer(tx, s, options));
-    return racers;
+  const rows = Array.from({ length: count }, () => rowsOfRacer(s, options));
+  await app.broker.db.withTenant({ tenantId: s.tenantId, actor: "test" }, async (tx) => {
+    await tx
+      .insertInto("owners")
+      .values(rows.map(({ owner }) => owner))
+      .execute();
+    await tx
+      .insertInto("agents")
+      .values(rows.map(({ agent }) => agent))
+      .execute();
+    await tx
+      .insertInto("identities")
+      .values(rows.map(({ identity }) => identity))
+      .execute();
+    await tx
+      .insertInto("purposes")
+      .values(rows.map(({ purpose }) => purpose))
+      .execute();
+    await tx
+      .insertInto("tasks")
+      .values(rows.map(({ task }) => task))
+      .execute();
+    await tx
+      .insertInto("task_meters")
+      .values(rows.map(({ meter }) => meter))
+      .execute();
   });
-  return Promise.all(made.map(async ({ sub, ...ids }) => ({ ...ids, token: await app.token({ sub }) })));
+  return Promise.all(
+    rows.map(async ({ owner, agent, identity, purpose, task }) => ({
+      agentId: agent.id,
+      ownerId: owner.id,
+      identityId: identity.id,
+      purposeId: purpose.id,
+      taskId: task.id,
+      token: await app.token({ sub: identity.anchor_value }),
+    })),
+  );
 }
 
-async function insertRacer(tx: Tx, s: Seeded, options: RacerOptions) {
-  const { tenantId } = s;
-  const sub = `racer-${newId("agent")}`;
+function rowsOfRacer(s: Seeded, options: RacerOptions) {
+  const tenant_id = s.tenantId;
   const ownerId = newId("owner");
-  await tx
-    .insertInto("owners")
-    .values({ tenant_id: tenantId, id: ownerId, kind: "human", name: `o-${ownerId}` })
-    .execute();
-  const agentId = await anAgent(tx, {
-    tenantId,
+  const agent = agentRow({
+    tenantId: tenant_id,
     ownerId,
     ...(options.bearerTtlSeconds === undefined ? {} : { bearerTtlSeconds: options.bearerTtlSeconds }),
   });
-  const identityId = newId("identity");
-  await tx
-    .insertInto("identities")
-    .values({
-      tenant_id: tenantId,
-      id: identityId,
-      trust_source_id: s.trustSourceId,
-      agent_id: agentId,
-      anchor_claim: "sub",
-      anchor_value: sub,
-      conditions: "[]",
-    })
-    .execute();
-  const purposeId = await aPurpose(tx, { tenantId, agentId, ownerId: s.ownerId, resourceIds: [s.resourceId] });
+  const purpose = purposeRow({
+    tenantId: tenant_id,
+    agentId: agent.id,
+    ownerId: s.ownerId,
+    resourceIds: [s.resourceId],
+  });
   const taskId = newId("task");
-  await tx
-    .insertInto("tasks")
-    .values({
-      tenant_id: tenantId,
+  return {
+    owner: { tenant_id, id: ownerId, kind: "human" as const, name: `o-${ownerId}` },
+    agent,
+    identity: {
+      tenant_id,
+      id: newId("identity"),
+      trust_source_id: s.trustSourceId,
+      agent_id: agent.id,
+      anchor_claim: "sub",
+      anchor_value: `racer-${agent.id}`,
+      conditions: "[]",
+    },
+    purpose,
+    task: {
+      tenant_id,
       id: taskId,
-      agent_id: agentId,
-      purpose_id: purposeId,
+      agent_id: agent.id,
+      purpose_id: purpose.id,
       objective: "race",
       initiated_by: JSON.stringify({ kind: "system", id: "test" }),
       opened_by: "test",
       max_credentials: options.maxCredentials ?? null,
       deadline: sql`now() + interval '1 hour'` as never,
-    })
-    .execute();
-  await tx.insertInto("task_meters").values({ tenant_id: tenantId, task_id: taskId, heartbeat_due_at: null }).execute();
-  return { agentId, ownerId, identityId, purposeId, taskId, sub };
+    },
+    meter: { tenant_id, task_id: taskId, heartbeat_due_at: null },
+  };
 }

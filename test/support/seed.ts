@@ -92,38 +92,35 @@ async function aTrustSource(tx: Tx, tenantId: Id<"tenant">, idp: Workload): Prom
   return id;
 }
 
-export async function anAgent(
-  tx: Tx,
-  {
-    tenantId,
-    ownerId,
-    environment = "staging",
-    state = "active",
-    bearerTtlSeconds = 3600,
-  }: {
-    tenantId: Id<"tenant">;
-    ownerId: Id<"owner">;
-    environment?: string;
-    state?: "active" | "proposed";
-    /** Null: its tokens must be bound, as everybody's are who has no exception. */
-    bearerTtlSeconds?: number | null;
-  },
-): Promise<Id<"agent">> {
+/** What an agent is made of. */
+interface AgentSeed {
+  readonly tenantId: Id<"tenant">;
+  readonly ownerId: Id<"owner">;
+  readonly environment?: string;
+  readonly state?: "active" | "proposed";
+  /** Null: its tokens must be bound, as everybody's are who has no exception. */
+  readonly bearerTtlSeconds?: number | null;
+}
+
+/** The row of an agent, for those who insert many at a time. */
+export function agentRow(values: AgentSeed) {
   const id = newId("agent");
-  await tx
-    .insertInto("agents")
-    .values({
-      tenant_id: tenantId,
-      id,
-      kind: "agent",
-      name: `agent-${id.slice(-8)}`,
-      owner_id: ownerId,
-      environment,
-      state,
-      bearer_ttl_seconds: bearerTtlSeconds,
-    })
-    .execute();
-  return id;
+  return {
+    tenant_id: values.tenantId,
+    id,
+    kind: "agent" as const,
+    name: `agent-${id.slice(-12)}`,
+    owner_id: values.ownerId,
+    environment: values.environment ?? "staging",
+    state: values.state ?? ("active" as const),
+    bearer_ttl_seconds: values.bearerTtlSeconds === undefined ? 3600 : values.bearerTtlSeconds,
+  };
+}
+
+export async function anAgent(tx: Tx, values: AgentSeed): Promise<Id<"agent">> {
+  const row = agentRow(values);
+  await tx.insertInto("agents").values(row).execute();
+  return row.id;
 }
 
 export async function aResource(
@@ -156,41 +153,44 @@ export async function aResource(
   return id;
 }
 
-export async function aPurpose(
-  tx: Tx,
-  values: {
-    tenantId: Id<"tenant">;
-    agentId: Id<"agent">;
-    ownerId: Id<"owner">;
-    resourceIds: Id<"resource">[];
-    maxTtlSeconds?: number;
-  },
-): Promise<Id<"purpose">> {
+/** What a purpose is made of. */
+interface PurposeSeed {
+  readonly tenantId: Id<"tenant">;
+  readonly agentId: Id<"agent">;
+  readonly ownerId: Id<"owner">;
+  readonly resourceIds: Id<"resource">[];
+  readonly maxTtlSeconds?: number;
+}
+
+/** The row of a purpose, for those who insert many at a time. */
+export function purposeRow(values: PurposeSeed) {
   const id = newId("purpose");
   const inAYear = new Date(Date.now() + 300 * 86_400_000);
-  await tx
-    .insertInto("purposes")
-    .values({
-      tenant_id: values.tenantId,
-      id,
-      agent_id: values.agentId,
-      name: `purpose-${id.slice(-8)}`,
-      description: "Triage tickets",
-      actions: ["read", "write"],
-      resource_ids: values.resourceIds,
-      data_classes: ["public", "internal", "confidential", "restricted"],
-      environments: ["staging", "development", "production"],
-      max_ttl_seconds: values.maxTtlSeconds ?? 3600,
-      state: "approved",
-      reviewer_id: values.ownerId,
-      review_by: inAYear,
-      expires_at: inAYear,
-      proposed_by: "alice",
-      approved_by: "bob",
-      approved_at: new Date(),
-    })
-    .execute();
-  return id;
+  return {
+    tenant_id: values.tenantId,
+    id,
+    agent_id: values.agentId,
+    name: `purpose-${id.slice(-12)}`,
+    description: "Triage tickets",
+    actions: ["read", "write"],
+    resource_ids: values.resourceIds,
+    data_classes: ["public", "internal", "confidential", "restricted"],
+    environments: ["staging", "development", "production"],
+    max_ttl_seconds: values.maxTtlSeconds ?? 3600,
+    state: "approved" as const,
+    reviewer_id: values.ownerId,
+    review_by: inAYear,
+    expires_at: inAYear,
+    proposed_by: "alice",
+    approved_by: "bob",
+    approved_at: new Date(),
+  };
+}
+
+async function aPurpose(tx: Tx, values: PurposeSeed): Promise<Id<"purpose">> {
+  const row = purposeRow(values);
+  await tx.insertInto("purposes").values(row).execute();
+  return row.id;
 }
 
 export async function aTarget(
