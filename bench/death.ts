@@ -24,7 +24,7 @@ const NEW_PER_SECOND = 10;
  * turn at a steady rate: what each of these took before the end, and while the others died.
  */
 export async function benchDeath(options: BenchOptions): Promise<object> {
-  const { issuer } = options;
+  const { issuer = "jwt" } = options;
   if (issuer !== "jwt" && issuer !== "postgres") throw new Error("--issuer is jwt or postgres");
   const count = options.n ?? (issuer === "jwt" ? 2_000 : 200);
   const seconds = Math.max(AT_LEAST_SECONDS, count / (MINTS_PER_SECOND[issuer] ?? 1) + QUIET_MS / 1000 + 5);

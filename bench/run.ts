@@ -1,5 +1,6 @@
 import { parseArgs } from "node:util";
 import { benchDeath } from "./death.ts";
+import { benchFaults } from "./faults.ts";
 import { benchIntrospect } from "./introspect.ts";
 import { benchKill } from "./kill.ts";
 import { benchMint } from "./mint.ts";
@@ -20,17 +21,18 @@ const USAGE = `npm run bench -- <name> [options]
   status       packing and signing a status list of 2^20 tokens
   death        how long after its end a credential is proven dead (--issuer jwt|postgres, --n)
   kill         the kill of an agent with credentials at five PostgreSQL targets (--n)
+  faults       every fault of every far side in every call, and kill -9 at every step (--issuer KIND, --rounds)
   soak         lifecycles with a fault every 20 s (--minutes); the invariants each minute
   verify       what the verification kit adds to a call of an API; from a revocation to the refusal
 
   --seconds N      length of a round (default 5)
-  --rounds N       measured rounds of each side (default 4)
+  --rounds N       measured rounds of each side; of the fault matrices (default 4)
   --connections N  HTTP connections of the load generator (default 32)
   --ttl N          seconds that minted credentials live (mint; default 300). A short one adds their expiry to the load.
   --single-use     callers' tokens are accepted once, and each is fresh (mint)
   --peer-token F   what node-oidc-provider gives (mint): jwt (default) or opaque
-  --issuer KIND    death: jwt (default) or postgres
   --n N            death: how many credentials end in one second (default 2000, postgres 200); kill: how many (200)
+  --issuer KIND    death: jwt (default) or postgres; faults: only this kind (default all)
   --minutes N      soak: how long (default 30)
   --queue Q        soak: postgres (default), or redis, which needs redis-server on the PATH
   --profile        also: where the server process spends its time, by function
@@ -44,6 +46,7 @@ const benches: Readonly<Record<string, (options: BenchOptions) => Promise<object
   status: benchStatus,
   death: benchDeath,
   kill: benchKill,
+  faults: benchFaults,
   soak: benchSoak,
   verify: benchVerify,
 };
@@ -54,7 +57,7 @@ function whole(text: string, name: string): number {
   return value;
 }
 
-async function main(): Promise<number> {
+async function main(): Promise<void> {
   const { values, positionals } = parseArgs({
     allowPositionals: true,
     options: {
@@ -64,7 +67,7 @@ async function main(): Promise<number> {
       ttl: { type: "string", default: "300" },
       "single-use": { type: "boolean", default: false },
       "peer-token": { type: "string", default: "jwt" },
-      issuer: { type: "string", default: "jwt" },
+      issuer: { type: "string" },
       n: { type: "string" },
       queue: { type: "string", default: "postgres" },
       minutes: { type: "string", default: "30" },
@@ -74,7 +77,8 @@ async function main(): Promise<number> {
   const bench = positionals.length === 1 ? benches[positionals[0] ?? ""] : undefined;
   if (bench === undefined) {
     console.error(USAGE);
-    return 2;
+    process.exitCode = 2;
+    return;
   }
   console.log(machine());
   const result = await bench({
@@ -91,8 +95,7 @@ async function main(): Promise<number> {
     profile: values.profile,
   });
   console.log(JSON.stringify(result));
-  return 0;
 }
 
 // Ends by itself when everything that was opened is closed: an ending that hangs is a leak to be found.
-process.exitCode = await main();
+await main();

@@ -161,11 +161,11 @@ function startLoad(server: Server, api: Process, seeded: Seeded, endsAt: number)
 
 interface Minted {
   readonly credential: { readonly id: string; readonly expires_at: string };
-  readonly secret: { readonly token?: string };
+  readonly secret: { readonly access_token?: string };
 }
 
 function outlives({ credential, secret }: Minted): boolean {
-  const [, payload = ""] = (secret.token ?? "").split(".");
+  const [, payload = ""] = (secret.access_token ?? "").split(".");
   const { exp } = JSON.parse(Buffer.from(payload, "base64url").toString()) as { exp?: number };
   return exp === undefined || exp * 1000 > Date.parse(credential.expires_at);
 }

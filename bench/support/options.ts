@@ -6,7 +6,7 @@ export interface BenchOptions {
   readonly ttl: number;
   readonly singleUse: boolean;
   readonly peerToken: "jwt" | "opaque";
-  readonly issuer: string;
+  readonly issuer: string | undefined;
   readonly n: number | undefined;
   /** How long a soak lasts. */
   readonly minutes: number;

@@ -3,7 +3,9 @@ import { afterAll, beforeAll, describe, expect, test } from "@jest/globals";
 import type { Issued, IssueRequest, Issuer } from "../../src/issuers/issuer.ts";
 import { MayflyError } from "../../src/lib/errors.ts";
 import { newId } from "../../src/lib/ids.ts";
+import { Secret } from "../../src/lib/secret.ts";
 import { type Fault, type FaultProxy, faultProxy, requestFaults } from "../support/fault-proxy.ts";
+import { countShown, type FaultRun, faultChance, nothing, type Seen, tellRun } from "../support/fault-runs.ts";
 import { faultWire, type WireFault, wireFaults } from "../support/fault-wire.ts";
 import { until } from "../support/until.ts";
 import { never } from "./conformance.ts";
@@ -53,6 +55,27 @@ export function itSurvivesWireFaults<Config, Access, Handle, Client extends Asyn
 
 /** More requests than any one call of an issuer makes. */
 const MOST_STEPS = 8;
+/** Every far side of the tests does at once what it is told. */
+const SOON_MS = 10_000;
+const LATEST_MS = 20;
+
+/** In another order with every seed. */
+function shuffled<One>(list: readonly One[], chance: (() => number) | undefined): readonly One[] {
+  if (chance === undefined) return list;
+  const keyed = list.map((one) => ({ one, key: chance() }));
+  return keyed.sort((a, b) => a.key - b.key).map(({ one }) => one);
+}
+
+/** The same fault so much later, unless who would meet it is gone by then. */
+function late<Kind extends Fault | WireFault>(fault: Kind, ms: number): Kind {
+  const reply = fault.reply as (to: { readonly destroyed: boolean }, ...rest: unknown[]) => void;
+  const later: typeof reply = (to, ...rest) => {
+    setTimeout(() => {
+      if (!to.destroyed) reply(to, ...rest);
+    }, ms).unref();
+  };
+  return ms === 0 ? fault : { ...fault, reply: later };
+}
 
 /**
  * States for every fault of a far side and each of inspection, mint, probe and revoke (reliability F4): the error says whether to try again
@@ -72,6 +95,7 @@ function itSurvives<Config, Access, Handle, Client extends AsyncDisposable, Kind
   openProxy: (farSide: string) => Promise<FaultProxy<Kind>>,
 ): void {
   const { issuer } = kind;
+  const chance = faultChance();
   let proxy: FaultProxy<Kind>;
   let client: Client;
   beforeAll(async () => {
@@ -120,10 +144,11 @@ function itSurvives<Config, Access, Handle, Client extends AsyncDisposable, Kind
     }
     const patience = new AbortController();
     let met = false;
-    proxy.fail(cell.fault, step === undefined ? undefined : [step], () => {
+    const lateMs = Math.floor((chance?.() ?? 0) * LATEST_MS);
+    proxy.fail(late(cell.fault, lateMs), step === undefined ? undefined : [step], () => {
       met = true;
       // Long enough for the first of what drips to come; and for an issuer that looks until it sees, to have looked.
-      setTimeout(() => patience.abort(), cell.fault.waits === true ? 12 : 1_000).unref();
+      setTimeout(() => patience.abort(), cell.fault.waits === true ? 12 + lateMs : 1_000).unref();
     });
     let ended = false;
     const settled = settle(client, patience.signal).finally(() => (ended = true));
@@ -145,41 +170,84 @@ function itSurvives<Config, Access, Handle, Client extends AsyncDisposable, Kind
     // An inspection says what to change, where another call only says that it was refused.
     expect([...codes[means], ...(alsoRefused && means !== "unavailable" ? ["target_refused"] : [])]).toContain(code);
     expect([undefined, 7]).toContain(retryAfterSeconds);
-    const shown = inspect(error, { depth: 9, showHidden: true });
+    expect(inspect(error, { depth: 9, showHidden: true })).not.toContain("a proxy's page");
+  }
+
+  /** How many secrets are shown by what a call came to: the admin's, and the credential's own. */
+  function shownBy(came: unknown, secret: Issued["secret"] = {}): number {
     const config = kind.config(proxy.url) as Record<string, unknown>;
-    for (const name of issuer.secretConfig) if (name in config) expect(shown).not.toContain(config[name]);
-    expect(shown).not.toContain("a proxy's page");
+    const secrets = [
+      ...issuer.secretConfig.map((name) => config[name]),
+      ...Object.values(secret).map((value) => (value instanceof Secret ? value.reveal() : undefined)),
+    ];
+    return countShown(secrets, inspect(came, { depth: 9, showHidden: true }));
   }
 
   const outcome = async (handle: Handle): Promise<string> => (await issuer.probe(client, handle, never())).outcome;
-  /** What the runtime does until it has its proof. */
-  async function takeBack(handle: Handle, secret: Issued["secret"] | undefined): Promise<void> {
+  const provenDead = async (handle: Handle): Promise<boolean> =>
+    until("the probe proves the death", async () => (await outcome(handle)) === "dead", SOON_MS).then(
+      () => true,
+      () => false,
+    );
+
+  let left = 0;
+  /** What the runtime does until it has its proof; looks at what is left then. */
+  async function takeBack(handle: Handle, secret: Issued["secret"] | undefined, seen: Seen): Promise<void> {
     await issuer.revoke(client, handle, never());
-    await until("the probe proves the death", async () => (await outcome(handle)) === "dead");
-    if (secret !== undefined) expect(await kind.works(secret)).toBe(false);
-  }
-  /** Runs one cell for all requests of a call at once, and then for each alone, as long as there is one of that number. */
-  async function each(cell: Cell<Kind>, run: (step: number | undefined) => Promise<boolean>): Promise<void> {
-    expect(await run(undefined)).toBe(true);
-    if ("at" in cell) return;
-    for (let step = 1; step <= MOST_STEPS; step += 1) if (!(await run(step))) break;
-    expect(proxy.strangers()).toBe(0);
+    const dead = await provenDead(handle);
+    const works = secret !== undefined && (await kind.works(secret));
+    if (works) seen.falseRevoked += 1;
+    const alive = (await kind.alive?.()) ?? left;
+    seen.orphans += Math.max(Number(works), alive - left);
+    left = alive;
+    expect({ dead }).toEqual({ dead: true });
   }
 
-  describe.each(cells)("$name", (cell) => {
+  /**
+   * Runs one cell for all requests of a call at once, and then for each alone, as long as there is one of that number. A run
+   * answers whether the fault was met.
+   */
+  async function each(
+    call: FaultRun["call"],
+    cell: Cell<Kind>,
+    run: (step: number | undefined, seen: Seen) => Promise<boolean>,
+  ): Promise<void> {
+    const once = async (step: number | undefined): Promise<boolean> => {
+      const seen = { ...nothing };
+      const startedAt = performance.now();
+      const strangers = proxy.strangers();
+      let met = true;
+      try {
+        met = await run(step, seen);
+      } finally {
+        seen.leaks += proxy.strangers() - strangers;
+        const ms = performance.now() - startedAt;
+        if (met || Object.values(seen).some((count) => count > 0))
+          tellRun({ issuer: issuer.kind, call, fault: cell.name, ...seen, ms });
+      }
+      expect(seen).toEqual(nothing);
+      return met;
+    };
+    expect(await once(undefined)).toBe(true);
+    if ("at" in cell) return;
+    for (let step = 1; step <= MOST_STEPS; step += 1) if (!(await once(step))) break;
+  }
+
+  describe.each(shuffled(cells, chance))("$name", (cell) => {
     afterAll(async () => {
       await kind.reset?.();
     });
 
     if (issuer.inspect !== undefined)
       test("in an inspection: an error of its class, or one that passes", async () => {
-        await each(cell, async (step) => {
+        await each("inspect", cell, async (step, seen) => {
           const end = await during(cell, step, async (on, signal) => {
             // What some learn of a far side they keep; who inspects knows nothing yet.
             if ("at" in cell) return issuer.inspect?.(on, kind.access(), signal);
             await using fresh = await issuer.connect(kind.config(proxy.url));
             return await issuer.inspect?.(fresh, kind.access(), signal);
           });
+          seen.leaks += shownBy(end);
           if (end !== undefined && "error" in end) checkError(end.error, cell.means, true);
           return end !== undefined;
         });
@@ -187,15 +255,15 @@ function itSurvives<Config, Access, Handle, Client extends AsyncDisposable, Kind
       });
 
     test("in a mint: an error of its class, or a credential that works; nothing is left", async () => {
-      await each(cell, async (step) => {
+      await each("mint", cell, async (step, seen) => {
         let asked = request(never());
         const end = await during(cell, step, (on, signal) => issuer.issue(on, (asked = request(signal))));
         const secret = end !== undefined && "value" in end ? end.value.secret : undefined;
+        const worked = secret !== undefined && (await kind.works(secret));
+        if (end !== undefined && "error" in end) seen.leaks += shownBy(end.error);
+        if (kind.onlyExpires !== true) await takeBack(asked.handle, secret, seen);
         if (end !== undefined && "error" in end) checkError(end.error, cell.means);
-        if (secret !== undefined) expect(await kind.works(secret)).toBe(true);
-        if (kind.onlyExpires === true) return end !== undefined;
-        await takeBack(asked.handle, secret);
-        expect((await kind.alive?.()) ?? 0).toBe(0);
+        expect(worked).toBe(secret !== undefined);
         return end !== undefined;
       });
     });
@@ -203,30 +271,36 @@ function itSurvives<Config, Access, Handle, Client extends AsyncDisposable, Kind
     if (kind.onlyExpires === true) return;
 
     test("in a probe: never dead while it works", async () => {
-      const asked = request(never());
-      const { secret } = await issuer.issue(client, asked);
-      await each(cell, async (step) => {
+      await each("probe", cell, async (step, seen) => {
+        const asked = request(never());
+        const { secret } = await issuer.issue(client, asked);
         const end = await during(cell, step, (on, signal) => issuer.probe(on, asked.handle, signal));
-        if (end === undefined) return false;
+        const works = await kind.works(secret);
+        if (works && end !== undefined && "value" in end && end.value.outcome === "dead") seen.falseRevoked += 1;
+        seen.leaks += shownBy(end, secret);
+        await takeBack(asked.handle, secret, seen);
+        expect(works).toBe(true);
         // It never throws.
-        expect(end).toMatchObject({ value: { outcome: expect.stringMatching(/^(unknown|alive)$/) } });
-        return true;
+        if (end !== undefined)
+          expect(end).toMatchObject({ value: { outcome: expect.stringMatching(/^(unknown|alive)$/) } });
+        return end !== undefined;
       });
-      expect(await kind.works(secret)).toBe(true);
-      await takeBack(asked.handle, secret);
     });
 
     test("in a revoke: an error of its class, or one that worked; the next one ends it", async () => {
-      await each(cell, async (step) => {
+      await each("revoke", cell, async (step, seen) => {
         const asked = request(never());
         const { secret } = await issuer.issue(client, asked);
         const end = await during(cell, step, (on, signal) => issuer.revoke(on, asked.handle, signal));
-        if (end !== undefined && "error" in end) checkError(end.error, cell.means);
+        // What the fault itself says in the far side's place is nobody's lie: that is what the probe is for.
         const mistaken = "fault" in cell && cell.fault.looksGood === true;
-        if (end !== undefined && "value" in end && !mistaken)
-          await until("a revoke that says it worked has", async () => (await outcome(asked.handle)) === "dead");
-        if ((await outcome(asked.handle)) === "dead") expect(await kind.works(secret)).toBe(false);
-        await takeBack(asked.handle, secret);
+        const said = end !== undefined && "value" in end && !mistaken;
+        const dead = said ? await provenDead(asked.handle) : (await outcome(asked.handle)) === "dead";
+        if ((said || dead) && (await kind.works(secret))) seen.falseRevoked += 1;
+        seen.leaks += shownBy(end, secret);
+        await takeBack(asked.handle, secret, seen);
+        if (end !== undefined && "error" in end) checkError(end.error, cell.means);
+        if (said) expect({ dead }).toEqual({ dead: true });
         return end !== undefined;
       });
     });
