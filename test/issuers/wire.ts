@@ -30,6 +30,8 @@ export async function wire(url: string, { change = (answer) => answer, tls }: Wi
   const chunks: Buffer[] = [];
   let holding: { readonly text: string; readonly kept: () => void } | undefined;
   let held: { readonly chunk: Buffer; readonly server: Socket } | undefined;
+  /** Of what was held: whoever sent it may go away before or after it is delivered. */
+  const spared = new Set<Socket>();
   let losing: string | undefined;
 
   const relay = (client: Socket): void => {
@@ -39,6 +41,7 @@ export async function wire(url: string, { change = (answer) => answer, tls }: Wi
       chunks.push(chunk);
       if (holding !== undefined && chunk.includes(holding.text)) {
         held = { chunk, server };
+        spared.add(server);
         holding.kept();
         holding = undefined;
         return;
@@ -54,7 +57,7 @@ export async function wire(url: string, { change = (answer) => answer, tls }: Wi
       else client.write(change(chunk));
     });
     client.on("close", () => {
-      if (held?.server !== server) server.destroy();
+      if (!spared.has(server)) server.destroy();
     });
     server.on("close", () => client.destroy());
   };

@@ -13,6 +13,8 @@ export interface PostgresTarget extends AsyncDisposable {
   readonly writers: string;
   /** Runs SQL in the target as its superuser. */
   asSuperuser(text: string, values?: unknown[]): Promise<pg.QueryResult>;
+  /** Takes from the admin and its keepers the right to make and drop roles, or gives it back. */
+  mayMakeRoles(may: boolean): Promise<void>;
   /** The roles of this target that exist now. */
   roles(): Promise<string[]>;
   /** Open sessions of this target's roles. */
@@ -60,6 +62,14 @@ export async function postgresTarget(superuserUrl: string = testSuperuserUrl()):
     readers,
     writers,
     asSuperuser: (text, values) => run(database, text, values),
+    async mayMakeRoles(may) {
+      await run(
+        database,
+        `do $$ declare name text; begin for name in select rolname from pg_roles
+           where rolname = '${admin}' or rolname ~ '^mfy_${suffix}_keeper_' loop
+           execute format('alter role %I ${may ? "createrole" : "nocreaterole"}', name); end loop; end $$`,
+      );
+    },
     roles: async () =>
       (
         await run(database, "select rolname from pg_roles where rolname ~ $1", [`^mfy_${suffix}_[0-9a-f]{32}$`])
@@ -71,9 +81,13 @@ export async function postgresTarget(superuserUrl: string = testSuperuserUrl()):
         ])
       ).rows[0].n,
     async [Symbol.asyncDispose]() {
-      const { rows } = await run("postgres", "select rolname from pg_roles where rolname like $1 order by rolname", [
-        `mfy\\_${suffix}\\_%`,
-      ]);
+      // Those of targets that were registered with another prefix, too: the admin is a member of its keepers.
+      const { rows } = await run(
+        "postgres",
+        `select rolname from pg_roles r where rolname like $1 or (rolname ~ '^mfy_.*_keeper_' and exists (
+           select from pg_auth_members m where m.roleid = r.oid and m.member = $2::regrole)) order by rolname ~ 'keeper'`,
+        [`mfy\\_${suffix}\\_%`, admin],
+      );
       await run("postgres", `drop database ${database} with (force)`);
       for (const { rolname } of rows) await run("postgres", `drop role ${rolname}`);
       await run("postgres", `drop role ${admin}; drop role ${readers}; drop role ${writers}`);

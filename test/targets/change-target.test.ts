@@ -161,7 +161,7 @@ describe("states", () => {
   test("activating takes a canary that passes; one that fails is kept for the reader, and the target stays shut", async () => {
     const { id, at } = await registered();
     await state(at, "suspended");
-    await far.asSuperuser(`revoke ${far.readers} from ${String(far.config["user"])}`);
+    await far.asSuperuser(`revoke ${far.readers} from ${String(far.config["user"])} cascade`);
     const refused = await state(at, "active");
     await far.asSuperuser(
       `grant ${far.readers} to ${String(far.config["user"])} with admin true, inherit false, set false`,
