@@ -57,6 +57,10 @@ export async function readBefore(
   };
 }
 
+/** For a plpgsql block: goes on as `mayfly.keeper`; as the admin when that is empty. */
+export const AS_ITS_KEEPER = `if current_setting('mayfly.keeper') <> '' then
+    execute format('set local role %I', current_setting('mayfly.keeper')); end if;`;
+
 /**
  * For a plpgsql block: goes on as `mayfly.keeper`, which it makes when `mayfly.make` says so, and lets it hand out
  * `mayfly.admit`. As the admin when there is no keeper: before 16, where there is nothing to share out.
@@ -70,15 +74,9 @@ export const AS_KEEPER = `if current_setting('mayfly.make') <> '' then
   foreach group_name in array current_setting('mayfly.admit')::text[] loop
     execute format('grant %I to %I with admin true, inherit false, set false', group_name, current_setting('mayfly.keeper'));
   end loop;
-  if current_setting('mayfly.keeper') <> '' then
-    execute format('set local role %I', current_setting('mayfly.keeper'));
-  end if;`;
+  ${AS_ITS_KEEPER}`;
 
 /** For a query of `pg_roles r`: the keeper that made the role; null when none did, or it may not be used. */
 export const ITS_KEEPER = `(select k.rolname from pg_auth_members m join pg_roles k on k.oid = m.member
   where m.roleid = r.oid and m.admin_option and k.rolcreaterole and k.rolname <> current_user
     and pg_has_role(k.oid, 'SET') limit 1)`;
-
-/** For a plpgsql block: goes on as `mayfly.keeper`; as the admin when that is empty. */
-export const AS_ITS_KEEPER = `if current_setting('mayfly.keeper') <> '' then
-    execute format('set local role %I', current_setting('mayfly.keeper')); end if;`;
