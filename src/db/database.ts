@@ -1,6 +1,6 @@
 import { Kysely, PostgresDialect, sql, type Transaction } from "kysely";
 import pg from "pg";
-import { batcher } from "../lib/batch.ts";
+import { batcher, type RunBatch } from "../lib/batch.ts";
 import { MayflyError } from "../lib/errors.ts";
 import type { Log } from "../lib/log.ts";
 import type { Database } from "./schema.ts";
@@ -108,7 +108,7 @@ export function openDatabase({
     prompt: calls(prompt),
     batched<Item, Row>(name: string) {
       const text = `select * from mayfly.${name}($1, $2::jsonb) order by 1`;
-      return batcher<Item, Row>(async (tenantId, items) => {
+      const run: RunBatch<Item, Row> = async (tenantId, items) => {
         for (let attempt = 1; ; attempt += 1) {
           try {
             const result = await query(hot, text, [tenantId, JSON.stringify(items)], `mayfly_${name}`);
@@ -118,7 +118,8 @@ export function openDatabase({
             throw error;
           }
         }
-      });
+      };
+      return batcher(run, { nothingWasDone: wasRolledBack });
     },
     async check() {
       const { rows } = await query(
@@ -149,6 +150,15 @@ export function openDatabase({
 function isRetryable(error: unknown): boolean {
   const code = sqlState(error instanceof MayflyError ? error.cause : error);
   return code === "40001" || code === "40P01";
+}
+
+/**
+ * Whether Postgres answered that it did none of it. False without an answer, or with a good-bye (`08`, `57P0`): what was
+ * asked may have been committed.
+ */
+export function wasRolledBack(error: unknown): boolean {
+  const answer = error instanceof MayflyError ? error.cause : error;
+  return answer instanceof pg.DatabaseError && !/^(08|57P)/.test(answer.code ?? "08");
 }
 
 /** The SQLSTATE of a Postgres error, or undefined for any other. */

@@ -1,4 +1,4 @@
-import type { Db } from "../db/database.ts";
+import { type Db, wasRolledBack } from "../db/database.ts";
 import type { Principal, RememberedCaller } from "../identity/principal.ts";
 import { batcher } from "../lib/batch.ts";
 import { MayflyError } from "../lib/errors.ts";
@@ -45,7 +45,7 @@ export function createReadStatuses(db: Db): ReadStatuses {
   return batcher(
     (tenantId, items: readonly StatusQuestion[]) =>
       db.prompt.callForTenant<{ facts: StatusAnswer }>("read_statuses", tenantId, [JSON.stringify(items)]),
-    { maxItems: READ_TOGETHER, width: 1 },
+    { nothingWasDone: wasRolledBack, maxItems: READ_TOGETHER, width: 1 },
   );
 }
 
