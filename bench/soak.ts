@@ -57,9 +57,11 @@ export async function benchSoak(options: BenchOptions): Promise<object> {
     ]);
   };
   let told = 0;
-  let nextLook = performance.now() + LOOK_EVERY_MS;
+  let nextFault = performance.now();
+  let nextLook = nextFault + LOOK_EVERY_MS;
   while (performance.now() < endsAt) {
-    await sleep(Math.max(0, Math.min(FAULT_EVERY_MS, endsAt - performance.now())));
+    nextFault += FAULT_EVERY_MS;
+    await sleep(Math.max(0, Math.min(nextFault, endsAt) - performance.now()));
     if (performance.now() < endsAt) {
       await faults[told % faults.length]?.();
       told += 1;

@@ -139,9 +139,8 @@ export function openDatabase({
       }
     },
     async [Symbol.asyncDispose]() {
-      await kysely.destroy();
-      await hot.end();
-      await prompt.end();
+      // Not `kysely.destroy()`: that ends the pool only if a transaction ever ran.
+      for (const one of [pool, hot, prompt]) await one.end();
     },
   };
 }

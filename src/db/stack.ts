@@ -1,4 +1,5 @@
 import { join } from "node:path";
+import { setTimeout as delay } from "node:timers/promises";
 import pg from "pg";
 import { type EmbeddedPostgres, startEmbeddedPostgres } from "./embedded.ts";
 import { assertMigrated, migrate } from "./migrate.ts";
@@ -34,14 +35,23 @@ export async function openEmbeddedStack(dataDir: string): Promise<Stack> {
   }
 }
 
+/** How long the server may take to notice that this process has closed its own connections. */
+const CLOSING_MS = 2_000;
+
 /** The process that started the server need not be the last that uses it: `admin-token` may have come before `serve`. */
 async function stopUnlessUsed(server: EmbeddedPostgres): Promise<void> {
   if (!server.started) return;
   const client = new pg.Client({ connectionString: server.superuserUrl });
   await client.connect();
-  const { rows } = await client.query<{ others: number }>(
-    "select count(*)::int as others from pg_stat_activity where backend_type = 'client backend' and pid <> pg_backend_pid()",
-  );
+  const inUse = async (): Promise<boolean> => {
+    const { rows } = await client.query<{ others: number }>(
+      "select count(*)::int as others from pg_stat_activity where backend_type = 'client backend' and pid <> pg_backend_pid()",
+    );
+    return rows[0]?.others !== 0;
+  };
+  const deadline = performance.now() + CLOSING_MS;
+  let used = await inUse();
+  for (; used && performance.now() < deadline; used = await inUse()) await delay(50);
   await client.end();
-  if (rows[0]?.others === 0) await server.stop();
+  if (!used) await server.stop();
 }

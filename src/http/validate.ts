@@ -32,8 +32,16 @@ export function check(schema: z.ZodType, value: unknown, prefix: string, problem
   return undefined;
 }
 
-/** The JSON Schema (2020-12) of what a schema takes (`input`) or gives (`output`). */
+const made = new WeakMap<z.ZodType, Partial<Record<"input" | "output", z.core.JSONSchema.JSONSchema>>>();
+
+/** The JSON Schema (2020-12) of what a schema takes (`input`) or gives (`output`). Made once: it takes a millisecond. */
 export function jsonSchemaOf(schema: z.ZodType, io: "input" | "output"): z.core.JSONSchema.JSONSchema {
+  const both = made.get(schema) ?? {};
+  made.set(schema, both);
+  return (both[io] ??= makeJsonSchema(schema, io));
+}
+
+function makeJsonSchema(schema: z.ZodType, io: "input" | "output"): z.core.JSONSchema.JSONSchema {
   const generated = z.toJSONSchema(schema, { target: "draft-2020-12", io, unrepresentable: "any" });
   const { $schema: _, "~standard": __, ...rest } = generated as z.core.JSONSchema.JSONSchema & Record<string, unknown>;
   return rest;

@@ -1,6 +1,10 @@
+import { existsSync } from "node:fs";
+import { readFile } from "node:fs/promises";
+import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "@jest/globals";
 import { type App, startApp } from "../support/app.ts";
-import { runMayfly } from "../support/processes.ts";
+import { testDirectory } from "../support/directory.ts";
+import { runMayfly, startMayfly } from "../support/processes.ts";
 import { seed } from "../support/seed.ts";
 
 let app: App;
@@ -47,4 +51,18 @@ test("a configuration that cannot be is refused at once, with the name of the va
   expect(code).toBe(1);
   expect(stderr).toMatch(/MAYFLY_KEK/);
   expect(stderr).not.toMatch(/hunter2/);
+});
+
+test("a Mayfly that served nobody leaves no embedded database behind when it stops", async () => {
+  await using directory = await testDirectory();
+  await using mayfly = await startMayfly(["serve"], { env: { MAYFLY_DATA_DIR: directory.path, MAYFLY_PORT: "0" } });
+  // The server has it as long as it runs.
+  const pidFile = join(directory.path, "postgres", "data", "postmaster.pid");
+  const server = Number((await readFile(pidFile, "utf8")).split("\n")[0]);
+  try {
+    expect(await mayfly.stop()).toBe(0);
+    expect(existsSync(pidFile)).toBe(false);
+  } finally {
+    if (existsSync(pidFile)) process.kill(server, "SIGQUIT");
+  }
 });
