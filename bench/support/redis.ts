@@ -1,8 +1,9 @@
-import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
-import { createServer } from "node:net";
 import { setTimeout as sleep } from "node:timers/promises";
 import { Redis } from "ioredis";
+import { freePort } from "../../src/lib/free-port.ts";
+import { testDirectory } from "../../test/support/directory.ts";
+import { startRedisServer } from "../../test/support/redis-server.ts";
 import { endWith } from "./child.ts";
 
 /** A Redis of a benchmark's own on a free port, which keeps nothing. */
@@ -18,9 +19,15 @@ export interface BenchRedis extends AsyncDisposable {
 
 /** Starts `redis-server`, which must be on the PATH. */
 export async function startRedis(): Promise<BenchRedis> {
+  const directory = await testDirectory();
   const port = await freePort();
   const url = `redis://127.0.0.1:${port}`;
-  let server = await start(port);
+  const start = async () => {
+    const started = await startRedisServer("redis-server", port, directory.path);
+    endWith(started);
+    return started;
+  };
+  let server = await start();
   const client = new Redis(url, { maxRetriesPerRequest: null });
   client.on("error", () => undefined);
   return {
@@ -32,7 +39,7 @@ export async function startRedis(): Promise<BenchRedis> {
     async lose(ms) {
       server.kill("SIGKILL");
       await sleep(ms);
-      server = await start(port);
+      server = await start();
     },
     async pause(ms) {
       server.kill("SIGSTOP");
@@ -43,31 +50,7 @@ export async function startRedis(): Promise<BenchRedis> {
       client.disconnect();
       server.kill("SIGKILL");
       await once(server, "exit");
+      await directory[Symbol.asyncDispose]();
     },
   };
-}
-
-async function start(port: number): Promise<ChildProcess> {
-  const args = ["--port", `${port}`, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"];
-  const server = spawn("redis-server", args, { stdio: ["ignore", "pipe", "ignore"] });
-  endWith(server);
-  let said = "";
-  await new Promise<void>((resolve, reject) => {
-    server.stdout.on("data", (chunk: Buffer) => {
-      said += chunk.toString();
-      if (said.includes("Ready to accept connections")) resolve();
-    });
-    server.once("error", reject);
-    server.once("exit", () => reject(new Error(`redis-server did not start:\n${said}`)));
-  });
-  return server;
-}
-
-async function freePort(): Promise<number> {
-  const probe = createServer().listen(0, "127.0.0.1");
-  await once(probe, "listening");
-  const address = probe.address();
-  probe.close();
-  await once(probe, "close");
-  return typeof address === "object" && address !== null ? address.port : 0;
 }

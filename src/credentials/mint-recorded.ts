@@ -1,6 +1,7 @@
 import type { RememberedCaller } from "../identity/principal.ts";
 import { MayflyError } from "../lib/errors.ts";
-import { asAgent, type MintDeps, mint } from "./mint.ts";
+import { asAgent, mint } from "./mint.ts";
+import type { MintDeps } from "./mint-deps.ts";
 import type { MintRequest } from "./mint-facts.ts";
 import { mintOnce } from "./mint-once.ts";
 import { type AgentPrincipal, type Minted, PolicyRefusal } from "./mint-plan.ts";

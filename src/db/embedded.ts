@@ -1,10 +1,10 @@
 import { randomBytes } from "node:crypto";
 import { chmod, chown, mkdir, mkdtemp, open, readFile, rename, rm, stat, writeFile } from "node:fs/promises";
-import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 import { ensureDataDirectory } from "../lib/data-directory.ts";
+import { freePort } from "../lib/free-port.ts";
 import { withDirectoryLock } from "./directory-lock.ts";
 import {
   type Account,
@@ -195,17 +195,6 @@ function flags(port: number, durable: boolean): string {
     ...(durable ? [] : ["fsync=off", "synchronous_commit=off", "full_page_writes=off"]),
   ];
   return settings.map((setting) => `-c ${setting}`).join(" ");
-}
-
-async function freePort(): Promise<number> {
-  const probe = createServer();
-  return await new Promise((resolvePort, reject) => {
-    probe.once("error", reject);
-    probe.listen({ port: 0, host: "127.0.0.1", exclusive: true }, () => {
-      const address = probe.address();
-      probe.close(() => resolvePort(typeof address === "object" && address !== null ? address.port : 0));
-    });
-  });
 }
 
 function program(server: Server, name: string): string {

@@ -12,6 +12,7 @@ import pg from "pg";
 import { startEmbeddedPostgres } from "../db/embedded.ts";
 import { adminSetupSql } from "../issuers/postgres-admin.ts";
 import { scramVerifier } from "../issuers/scram.ts";
+import { freePort } from "../lib/free-port.ts";
 import { Secret } from "../lib/secret.ts";
 
 /** Where the demo plays: Mayfly as a process of its own, an identity provider, and a database to mint credentials for. */
@@ -124,14 +125,6 @@ async function stop(child: ChildProcess): Promise<void> {
   const ended = new Promise((resolve) => child.once("exit", resolve));
   child.kill("SIGTERM");
   await ended;
-}
-
-async function freePort(): Promise<number> {
-  const server = createServer();
-  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
-  const { port } = server.address() as AddressInfo;
-  await new Promise((resolve) => server.close(resolve));
-  return port;
 }
 
 /** An OpenID provider as far as a relying party can tell: discovery, keys, tokens signed with ES256. */

@@ -1,8 +1,9 @@
-import { type ChildProcess, spawn } from "node:child_process";
+import type { ChildProcess } from "node:child_process";
 import { once } from "node:events";
-import { createServer } from "node:net";
 import { describe } from "@jest/globals";
+import { freePort } from "../../src/lib/free-port.ts";
 import { testDirectory } from "./directory.ts";
+import { startRedisServer } from "./redis-server.ts";
 
 // Found by jest.config.mjs, which refuses to go on without it in CI.
 const redisServer = process.env["TEST_REDIS_SERVER"];
@@ -30,13 +31,15 @@ export function describeWithRedis(name: string, suite: () => void): void {
 
 /** Starts one: `await using redis = await testRedis()`. `args` are more arguments of `redis-server`. */
 export async function testRedis(args: readonly string[] = []): Promise<TestRedis> {
+  if (redisServer === undefined) throw new Error("redis-server is not installed: use describeWithRedis");
   const directory = await testDirectory();
+  const start = (): Promise<ChildProcess> => startRedisServer(redisServer, port, directory.path, args);
   let port = 0;
   let server: ChildProcess | undefined;
   // Another process may take the free port before Redis does.
   for (let attempt = 0; server === undefined; attempt++) {
     port = await freePort();
-    server = await start(port, directory.path, args).catch((error: unknown) => {
+    server = await start().catch((error: unknown) => {
       if (attempt === 4) throw error;
       return undefined;
     });
@@ -54,7 +57,7 @@ export async function testRedis(args: readonly string[] = []): Promise<TestRedis
     kill,
     async restart() {
       await kill();
-      running = await start(port, directory.path, args);
+      running = await start();
     },
     freeze: () => void running.kill("SIGSTOP"),
     thaw: () => void running.kill("SIGCONT"),
@@ -63,30 +66,4 @@ export async function testRedis(args: readonly string[] = []): Promise<TestRedis
       await directory[Symbol.asyncDispose]();
     },
   };
-}
-
-async function start(port: number, directory: string, args: readonly string[]): Promise<ChildProcess> {
-  if (redisServer === undefined) throw new Error("redis-server is not installed: use describeWithRedis");
-  const own = ["--port", `${port}`, "--bind", "127.0.0.1", "--dir", directory, "--save", "", "--appendonly", "no"];
-  const server = spawn(redisServer, [...own, ...args], { cwd: directory, stdio: ["ignore", "pipe", "pipe"] });
-  let said = "";
-  await new Promise<void>((resolve, reject) => {
-    server.stdout.on("data", (chunk: Buffer) => {
-      said += chunk.toString();
-      if (said.includes("Ready to accept connections")) resolve();
-    });
-    server.stderr.on("data", (chunk: Buffer) => (said += chunk.toString()));
-    server.once("error", reject);
-    server.once("exit", () => reject(new Error(`redis-server did not start:\n${said}`)));
-  });
-  return server;
-}
-
-async function freePort(): Promise<number> {
-  const probe = createServer().listen(0, "127.0.0.1");
-  await once(probe, "listening");
-  const address = probe.address();
-  probe.close();
-  await once(probe, "close");
-  return typeof address === "object" && address !== null ? address.port : 0;
 }
