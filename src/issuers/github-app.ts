@@ -14,6 +14,7 @@ import { inspectGithub, isApp } from "./github-app-inspect.ts";
 import { type GithubAccess, githubAccess, isWithin, scopeOf } from "./github-app-scope.ts";
 import { defineIssuer, type Issued, type IssueRequest, type ProbeResult } from "./issuer.ts";
 import { targetUrl } from "./target-url.ts";
+import { type TwoLanes, twoLanes } from "./two-lanes.ts";
 import { untilAlive } from "./until-alive.ts";
 
 const config = z.strictObject({
@@ -43,10 +44,8 @@ const handle = z.strictObject({
 export type GithubConfig = z.output<typeof config>;
 export type GithubHandle = z.output<typeof handle>;
 
-interface Target extends AsyncDisposable {
+interface Target extends TwoLanes<GithubLane> {
   readonly config: GithubConfig;
-  readonly mint: GithubLane;
-  readonly revoke: GithubLane;
 }
 
 /** Of every installation access token; nobody can ask for less or more. */
@@ -75,17 +74,8 @@ export const githubApp = defineIssuer({
   identityConfig: ["api_url", "client_id", "installation_id"],
   bounds: () => BOUNDS,
 
-  connect(target: GithubConfig): Promise<Target> {
-    const [mint, revokes] = [openLane(target), openLane(target)];
-    return Promise.resolve({
-      config: target,
-      mint,
-      revoke: revokes,
-      async [Symbol.asyncDispose]() {
-        await Promise.all([mint[Symbol.asyncDispose](), revokes[Symbol.asyncDispose]()]);
-      },
-    });
-  },
+  connect: (target: GithubConfig): Promise<Target> =>
+    Promise.resolve({ ...twoLanes(() => openLane(target)), config: target }),
 
   // GitHub gives tokens no name, so the name is ours alone.
   name: (credentialId) => ({

@@ -9,6 +9,7 @@ import { denied, inspectKubernetes } from "./kubernetes-inspect.ts";
 import { LIVES_ON_SECONDS, requestToken } from "./kubernetes-token.ts";
 import { eachOnce, prefixes } from "./several.ts";
 import { targetOrigin } from "./target-origin.ts";
+import { type TwoLanes, twoLanes } from "./two-lanes.ts";
 
 const label = /^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$/;
 
@@ -45,9 +46,7 @@ export type KubernetesConfig = z.output<typeof config>;
 export type KubernetesAccess = z.output<typeof access>;
 export type KubernetesHandle = z.output<typeof handle>;
 
-interface Target extends AsyncDisposable {
-  readonly mint: KubernetesLane;
-  readonly revoke: KubernetesLane;
+interface Target extends TwoLanes<KubernetesLane> {
   readonly config: KubernetesConfig;
 }
 
@@ -78,17 +77,8 @@ export const kubernetes = defineIssuer({
   identityConfig: ["url", "namespace", "deployment"],
   bounds: () => BOUNDS,
 
-  connect(target: KubernetesConfig): Promise<Target> {
-    const [mint, revoke] = [openKubernetes(target), openKubernetes(target)];
-    return Promise.resolve({
-      mint,
-      revoke,
-      config: target,
-      async [Symbol.asyncDispose]() {
-        await Promise.all([mint[Symbol.asyncDispose](), revoke[Symbol.asyncDispose]()]);
-      },
-    });
-  },
+  connect: (target: KubernetesConfig): Promise<Target> =>
+    Promise.resolve({ ...twoLanes(() => openKubernetes(target)), config: target }),
 
   name(credentialId, { deployment }) {
     const name = `mayfly-${deployment}-${credentialId.slice(credentialId.indexOf("_") + 1)}`;

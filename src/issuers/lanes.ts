@@ -5,9 +5,10 @@ import { stopSignal, turnstile } from "./turns.ts";
 /**
  * A few connections of their own for one sort of work. Work waits its turn; when `signal` aborts or `withinMs` is over, waiting
  * ends and a lent connection is destroyed. Whatever fails comes out as a {@link MayflyError}. Work is begun again when a
- * connection that was kept turns out dead before its first answer: so the first thing of any work must be a read.
+ * connection that was kept turns out dead before its first answer: so the first thing of any work must be a read. Disposing
+ * closes what is idle; what is lent is closed when it comes back.
  */
-export interface Lane<Connection> {
+export interface Lane<Connection> extends AsyncDisposable {
   use<Result>(
     signal: AbortSignal,
     withinMs: number,
@@ -63,7 +64,7 @@ interface Kept<Connection> {
 export function openLane<Connection>(
   size: number,
   { link: open, keeps, toMayflyError }: Protocol<Connection>,
-): { readonly lane: Lane<Connection>; close(): void } {
+): Lane<Connection> {
   const turns = turnstile(size);
   const idle: Kept<Connection>[] = [];
   let closed = false;
@@ -134,18 +135,16 @@ export function openLane<Connection>(
     }
   };
   return {
-    lane: {
-      async use(signal, withinMs, work) {
-        using deadline = stopSignal(signal, withinMs);
-        try {
-          using _turn = await turns.enter(deadline.signal);
-          return await lend(takeIdle(), deadline.signal, work);
-        } catch (error) {
-          throw toMayflyError(error, deadline.signal);
-        }
-      },
+    async use(signal, withinMs, work) {
+      using deadline = stopSignal(signal, withinMs);
+      try {
+        using _turn = await turns.enter(deadline.signal);
+        return await lend(takeIdle(), deadline.signal, work);
+      } catch (error) {
+        throw toMayflyError(error, deadline.signal);
+      }
     },
-    close() {
+    async [Symbol.asyncDispose]() {
       closed = true;
       for (const kept of idle.splice(0)) dismiss(kept);
     },

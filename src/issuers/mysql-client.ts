@@ -2,6 +2,7 @@ import type { Duplex } from "node:stream";
 import { type ConnectionOptions, createConnection } from "mysql2";
 import { MayflyError } from "../lib/errors.ts";
 import { type Lane, type Link, type Loan, limitAnswers, openLane } from "./lanes.ts";
+import { type TwoLanes, twoLanes } from "./two-lanes.ts";
 
 /** What a connection to one target needs to know. */
 interface MysqlAddress {
@@ -27,28 +28,16 @@ export interface Connection {
   readonly announcedId: number | undefined;
 }
 
-/** An open target. Mints and revokes do not share connections, so a burst of mints cannot hold up a revoke. */
-export interface MysqlClient extends AsyncDisposable {
-  readonly mint: Lane<Connection>;
-  readonly revoke: Lane<Connection>;
-}
+export type MysqlClient = TwoLanes<Lane<Connection>>;
 
 const LANE_SIZE = 8;
 
 /** Opens the lanes without connecting. */
 export function connectMysql(address: MysqlAddress): MysqlClient {
   // What failed half way may have left a lock or a role on its connection: none is kept.
-  const open = () =>
-    openLane(LANE_SIZE, { link: (loan) => openMysql(address, loan), keeps: () => false, toMayflyError });
-  const [mint, revoke] = [open(), open()];
-  return {
-    mint: mint.lane,
-    revoke: revoke.lane,
-    async [Symbol.asyncDispose]() {
-      mint.close();
-      revoke.close();
-    },
-  };
+  return twoLanes(() =>
+    openLane(LANE_SIZE, { link: (loan) => openMysql(address, loan), keeps: () => false, toMayflyError }),
+  );
 }
 
 /** A string literal of SQL. Doubling the quote is right in every sql_mode, as long as there is no backslash: that is refused. */

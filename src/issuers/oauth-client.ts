@@ -5,6 +5,7 @@ import { MayflyError } from "../lib/errors.ts";
 import type { AskedToken, OauthConfig } from "./oauth-config.ts";
 import { openTargetConnections, refusalOf, type TargetFetch } from "./target-fetch.ts";
 import { isLoopback } from "./target-url.ts";
+import { type TwoLanes, twoLanes } from "./two-lanes.ts";
 
 /** What errors call the far side. */
 export const SERVER = "the authorization server";
@@ -41,7 +42,12 @@ export const GRANT_TYPES = {
 export const ACCESS_TOKEN_TYPE = `${TYPE}access_token`;
 
 /** Opens connections to the issuer's origin and the others of the config, and to nowhere else. Nothing is sent yet. */
-export async function openLane(config: OauthConfig): Promise<OauthLane> {
+export async function openLanes(config: OauthConfig): Promise<TwoLanes<OauthLane>> {
+  const authentication = await clientAuthentication(config);
+  return twoLanes(() => openLane(config, authentication));
+}
+
+function openLane(config: OauthConfig, authentication: oauth.ClientAuth): OauthLane {
   const issuer = new URL(config.issuer);
   const probed = config.probe_url === undefined ? [] : [new URL(config.probe_url).origin];
   const endpointOrigins = [issuer.origin, ...(config.endpoint_origins ?? [])];
@@ -62,7 +68,6 @@ export async function openLane(config: OauthConfig): Promise<OauthLane> {
     [oauth.allowInsecureRequests]: isLoopback(issuer.hostname),
   };
   const client: oauth.Client = { client_id: config.client_id };
-  const authentication = await clientAuthentication(config);
   let known: { readonly server: oauth.AuthorizationServer; readonly readAt: number } | undefined;
 
   const endpoint = (server: oauth.AuthorizationServer, name: Endpoint): URL => {

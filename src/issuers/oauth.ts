@@ -1,16 +1,15 @@
 import { MayflyError } from "../lib/errors.ts";
 import { Secret } from "../lib/secret.ts";
 import { defineIssuer, type Issued, type IssueRequest, type ProbeResult } from "./issuer.ts";
-import { type OauthLane, oauthRefusal, openLane, readRecord, SERVER } from "./oauth-client.ts";
+import { type OauthLane, oauthRefusal, openLanes, readRecord, SERVER } from "./oauth-client.ts";
 import { askedToken, type OauthAccess, type OauthConfig, oauthAccess, oauthConfig } from "./oauth-config.ts";
 import { inspectOauth } from "./oauth-inspect.ts";
 import { checked, look, NO_TOKEN, type OauthHandle, oauthHandle, takeBack, tokensIn } from "./oauth-token.ts";
+import type { TwoLanes } from "./two-lanes.ts";
 import { untilAlive } from "./until-alive.ts";
 
-interface Target extends AsyncDisposable {
+interface Target extends TwoLanes<OauthLane> {
   readonly config: OauthConfig;
-  readonly mint: OauthLane;
-  readonly revoke: OauthLane;
 }
 
 const TAKE_BACK_MS = 5_000;
@@ -36,17 +35,7 @@ export const oauthIssuer = defineIssuer({
     effectiveBoundSeconds: 5,
   }),
 
-  async connect(target: OauthConfig): Promise<Target> {
-    const [mint, revokes] = [await openLane(target), await openLane(target)];
-    return {
-      config: target,
-      mint,
-      revoke: revokes,
-      async [Symbol.asyncDispose]() {
-        await Promise.all([mint[Symbol.asyncDispose](), revokes[Symbol.asyncDispose]()]);
-      },
-    };
-  },
+  connect: async (target: OauthConfig): Promise<Target> => ({ ...(await openLanes(target)), config: target }),
 
   // The server gives tokens no name, so the name is ours alone.
   name: (credentialId) => ({

@@ -2,6 +2,7 @@ import type { Duplex } from "node:stream";
 import pg from "pg";
 import { MayflyError } from "../lib/errors.ts";
 import { type Lane, type Link, type Loan, limitAnswers, openLane } from "./lanes.ts";
+import { type TwoLanes, twoLanes } from "./two-lanes.ts";
 
 /** What a connection to one target needs to know. */
 interface PostgresAddress {
@@ -27,31 +28,19 @@ export interface Connection {
   readonly announcedPid: number | null;
 }
 
-/** An open target. Mints and revokes do not share connections, so a burst of mints cannot hold up a revoke. */
-export interface PostgresClient extends AsyncDisposable {
-  readonly mint: Lane<Connection>;
-  readonly revoke: Lane<Connection>;
-}
+export type PostgresClient = TwoLanes<Lane<Connection>>;
 
 const LANE_SIZE = 8;
 
 /** Opens the lanes without connecting. */
 export function connectPostgres(address: PostgresAddress): PostgresClient {
-  const open = () =>
+  return twoLanes(() =>
     openLane(LANE_SIZE, {
       link: (loan) => openPostgres(address, loan),
       keeps: (error) => !isLost(error),
       toMayflyError,
-    });
-  const [mint, revoke] = [open(), open()];
-  return {
-    mint: mint.lane,
-    revoke: revoke.lane,
-    async [Symbol.asyncDispose]() {
-      mint.close();
-      revoke.close();
-    },
-  };
+    }),
+  );
 }
 
 /** Whether the target itself answered with one of these SQLSTATEs. */

@@ -1,6 +1,7 @@
 import { Redis } from "ioredis";
 import { MayflyError } from "../lib/errors.ts";
 import { type Lane, type Link, type Loan, limitAnswers, openLane } from "./lanes.ts";
+import { type TwoLanes, twoLanes } from "./two-lanes.ts";
 
 /** How the nodes of one target are reached. */
 interface RedisAddress {
@@ -22,12 +23,10 @@ export interface Connection {
   atomically(...commands: readonly Command[]): Promise<unknown[]>;
 }
 
-/** One node. Mints and revokes do not share connections, so a burst of mints cannot hold up a revoke. */
-export interface RedisNode {
+/** One node. */
+export interface RedisNode extends TwoLanes<Lane<Connection>> {
   /** `host:port`. */
   readonly at: string;
-  readonly mint: Lane<Connection>;
-  readonly revoke: Lane<Connection>;
 }
 
 /** An open target. */
@@ -39,23 +38,20 @@ const LANE_SIZE = 4;
 
 /** Opens the lanes without connecting. */
 export function connectRedis(address: RedisAddress): RedisClient {
-  const closing: (() => void)[] = [];
   const nodes = address.nodes.map(({ host, port }) => {
-    const open = (): Lane<Connection> => {
-      const { lane, close } = openLane(LANE_SIZE, {
+    const lanes = twoLanes(() =>
+      openLane(LANE_SIZE, {
         link: (loan) => openRedis(address, host, port, loan),
         keeps: (error) => error instanceof MayflyError || isReply(error),
         toMayflyError,
-      });
-      closing.push(close);
-      return lane;
-    };
-    return { at: `${host}:${port}`, mint: open(), revoke: open() };
+      }),
+    );
+    return { at: `${host}:${port}`, ...lanes };
   });
   return {
     nodes,
     async [Symbol.asyncDispose]() {
-      for (const close of closing) close();
+      await Promise.all(nodes.map((node) => node[Symbol.asyncDispose]()));
     },
   };
 }

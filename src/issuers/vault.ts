@@ -4,6 +4,7 @@ import { deploymentPrefix } from "./deployment.ts";
 import { type Bounds, defineIssuer, type Issued, type IssueRequest } from "./issuer.ts";
 import { eachOnce, prefixes } from "./several.ts";
 import { targetOrigin } from "./target-origin.ts";
+import { type TwoLanes, twoLanes } from "./two-lanes.ts";
 import { type Child, CLEAN_UP_MS, makeChild } from "./vault-child.ts";
 import { openVault, type VaultCall, type VaultLane } from "./vault-client.ts";
 import { type Generated, toGenerated } from "./vault-engine.ts";
@@ -89,9 +90,7 @@ export type VaultConfig = z.output<typeof config>;
 export type VaultAccess = z.output<typeof access>;
 export type VaultHandle = z.output<typeof handle>;
 
-interface Target extends AsyncDisposable {
-  readonly mint: VaultLane;
-  readonly revoke: VaultLane;
+interface Target extends TwoLanes<VaultLane> {
   readonly config: VaultConfig;
 }
 
@@ -116,17 +115,8 @@ export const vault = defineIssuer({
     effectiveBoundSeconds: 0,
   }),
 
-  connect(target: VaultConfig): Promise<Target> {
-    const [mint, revoke] = [openVault(target), openVault(target)];
-    return Promise.resolve({
-      mint,
-      revoke,
-      config: target,
-      async [Symbol.asyncDispose]() {
-        await Promise.all([mint[Symbol.asyncDispose](), revoke[Symbol.asyncDispose]()]);
-      },
-    });
-  },
+  connect: (target: VaultConfig): Promise<Target> =>
+    Promise.resolve({ ...twoLanes(() => openVault(target)), config: target }),
 
   name(credentialId, { deployment }) {
     const called = `mayfly-${deployment}-${credentialId.slice(credentialId.indexOf("_") + 1)}`;
