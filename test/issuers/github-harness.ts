@@ -2,20 +2,12 @@ import { generateKeyPairSync } from "node:crypto";
 import { afterAll, beforeAll, beforeEach } from "@jest/globals";
 import { request as octokit } from "@octokit/request";
 import { type GithubConfig, type GithubHandle, githubApp } from "../../src/issuers/github-app.ts";
-import type { Issued, IssueRequest } from "../../src/issuers/issuer.ts";
-import { newId } from "../../src/lib/ids.ts";
+import type { Issued } from "../../src/issuers/issuer.ts";
 import type { Secret } from "../../src/lib/secret.ts";
-import { never } from "./conformance.ts";
+import { asRuntime, type MintChanges, type Minted } from "./as-runtime.ts";
 import { type Asked, type GithubFake, githubFake, type Reply } from "./github-fake.ts";
 
 export type Access = ReturnType<typeof githubApp.access.parse>;
-
-export interface Minted {
-  readonly secret: Issued["secret"];
-  readonly expiresAt: Date | undefined;
-  /** As it was last kept. */
-  readonly handle: GithubHandle;
-}
 
 /** A GitHub for the tests of one file, as it was set up before each of them. */
 export interface GithubHarness {
@@ -24,8 +16,8 @@ export interface GithubHarness {
   /** Mints as the runtime does. */
   mint(
     access: readonly Access[],
-    changes?: Partial<IssueRequest<Access, GithubHandle>> & { readonly config?: GithubConfig },
-  ): Promise<Minted>;
+    changes?: MintChanges<GithubConfig, Access, GithubHandle>,
+  ): Promise<Minted<GithubHandle>>;
   /** Revokes and looks. */
   end(handle: GithubHandle): Promise<string>;
   /** GitHub's own client library, with the token alone. The status of its answer. */
@@ -77,30 +69,7 @@ export function githubHarness(): GithubHarness {
   return {
     github: () => github,
     config,
-    async mint(wanted, changes = {}) {
-      const { config: given = config(), ...others } = changes;
-      await using client = await githubApp.connect(given);
-      const id = newId("credential");
-      let handle: GithubHandle = {};
-      const { secret, expiresAt } = await githubApp.issue(client, {
-        credentialId: id,
-        ...githubApp.name(id, given),
-        access: wanted,
-        expiresAt: new Date(Date.now() + 60_000),
-        createWithinMs: 5_000,
-        signal: never(),
-        keep: async (fuller) => {
-          handle = fuller;
-        },
-        ...others,
-      });
-      return { secret, expiresAt, handle };
-    },
-    async end(handle) {
-      await using client = await githubApp.connect(config());
-      await githubApp.revoke(client, handle, never());
-      return (await githubApp.probe(client, handle, never())).outcome;
-    },
+    ...asRuntime(githubApp, config),
     use({ token, api_url }, what) {
       const headers = { authorization: `Bearer ${(token as Secret).reveal()}` };
       const given = { baseUrl: String(api_url), owner: github.owner, headers, content: "eA==", message: "m" };

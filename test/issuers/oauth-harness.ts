@@ -1,28 +1,20 @@
 import { afterAll, beforeAll, beforeEach } from "@jest/globals";
-import type { Issued, IssueRequest } from "../../src/issuers/issuer.ts";
+import type { Issued } from "../../src/issuers/issuer.ts";
 import { oauthIssuer } from "../../src/issuers/oauth.ts";
 import type { OauthHandle } from "../../src/issuers/oauth-token.ts";
-import { newId } from "../../src/lib/ids.ts";
 import type { Secret } from "../../src/lib/secret.ts";
-import { never } from "./conformance.ts";
+import { asRuntime, type MintChanges, type Minted } from "./as-runtime.ts";
 import { API, type OauthServer, oauthServer, SECRET } from "./oauth-server.ts";
 
 export type Config = ReturnType<typeof oauthIssuer.config.parse>;
 export type Access = ReturnType<typeof oauthIssuer.access.parse>;
-
-export interface Minted {
-  readonly secret: Issued["secret"];
-  readonly expiresAt: Date | undefined;
-  /** As it was last kept. */
-  readonly handle: OauthHandle;
-}
 
 /** An authorization server and its API for the tests of one file. */
 export interface OauthHarness {
   server(): OauthServer;
   config(): Config;
   /** Mints as the runtime does. */
-  mint(changes?: Partial<IssueRequest<Access, OauthHandle>> & { readonly config?: Config }): Promise<Minted>;
+  mint(changes?: MintChanges<Config, Access, OauthHandle>): Promise<Minted<OauthHandle>>;
   /** Revokes and looks. */
   end(handle: OauthHandle, config?: Config): Promise<string>;
   /** The API's status for a token. */
@@ -63,33 +55,12 @@ export function oauthHarness(): OauthHarness {
     server.asked.length = 0;
   });
   const config = (): Config => configOf(server);
+  const runtime = asRuntime(oauthIssuer, config);
   return {
     server: () => server,
     config,
-    async mint(changes = {}) {
-      const { config: given = config(), ...others } = changes;
-      await using client = await oauthIssuer.connect(given);
-      const id = newId("credential");
-      let handle: OauthHandle = {};
-      const { secret, expiresAt } = await oauthIssuer.issue(client, {
-        credentialId: id,
-        ...oauthIssuer.name(id, given),
-        access: [read],
-        expiresAt: new Date(Date.now() + 60_000),
-        createWithinMs: 5_000,
-        signal: never(),
-        keep: async (fuller) => {
-          handle = fuller;
-        },
-        ...others,
-      });
-      return { secret, expiresAt, handle };
-    },
-    async end(handle, given = config()) {
-      await using client = await oauthIssuer.connect(given);
-      await oauthIssuer.revoke(client, handle, never());
-      return (await oauthIssuer.probe(client, handle, never())).outcome;
-    },
+    mint: (changes) => runtime.mint([read], changes),
+    end: runtime.end,
     async use({ access_token: token }, method = "GET") {
       const headers = { authorization: `Bearer ${(token as Secret).reveal()}` };
       return (await fetch(server.api.origin, { method, headers })).status;
