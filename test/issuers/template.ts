@@ -91,7 +91,7 @@ export const template = defineIssuer({
 
   async list(target: Target, signal) {
     const prefix = `mfy_${target.config.deployment}_`;
-    const answer = await ask(target.revoke, target.config, "GET", `/keys?${new URLSearchParams({ prefix })}`, signal);
+    const answer = await ask(target.revoke, target.config, "GET", `/keys?prefix=${prefix}`, signal);
     if (answer.status !== 200) throw refusalOf(answer, CALLED, "the keys were not listed");
     const { names } = await bodyOf(listing, answer);
     return names
