@@ -5,6 +5,7 @@ import { benchIntrospect } from "./introspect.ts";
 import { benchKill } from "./kill.ts";
 import { benchMint } from "./mint.ts";
 import { benchPostgres } from "./postgres.ts";
+import { benchRefusal } from "./refusal.ts";
 import { benchSoak } from "./soak.ts";
 import { benchStatus } from "./status.ts";
 import type { BenchOptions } from "./support/options.ts";
@@ -22,6 +23,7 @@ const USAGE = `npm run bench -- <name> [options]
   death        how long after its end a credential is proven dead (--issuer jwt|postgres, --n)
   kill         the kill of an agent with credentials at five PostgreSQL targets (--n)
   faults       every fault of every far side in every call, and kill -9 at every step (--issuer KIND, --rounds)
+  refusal      from a revoke to the refusal of a client, for each kind of issuer (--issuer KIND, --rounds)
   soak         lifecycles with a fault every 20 s (--minutes); the invariants each minute
   verify       what the verification kit adds to a call of an API; from a revocation to the refusal
 
@@ -32,7 +34,7 @@ const USAGE = `npm run bench -- <name> [options]
   --single-use     callers' tokens are accepted once, and each is fresh (mint)
   --peer-token F   what node-oidc-provider gives (mint): jwt (default) or opaque
   --n N            death: how many credentials end in one second (default 2000, postgres 200); kill: how many (200)
-  --issuer KIND    death: jwt (default) or postgres; faults: only this kind (default all)
+  --issuer KIND    death: jwt (default) or postgres; faults and refusal: only this kind (default all)
   --minutes N      soak: how long (default 30)
   --queue Q        soak: postgres (default), or redis, which needs redis-server on the PATH
   --profile        also: where the server process spends its time, by function
@@ -47,6 +49,7 @@ const benches: Readonly<Record<string, (options: BenchOptions) => Promise<object
   death: benchDeath,
   kill: benchKill,
   faults: benchFaults,
+  refusal: benchRefusal,
   soak: benchSoak,
   verify: benchVerify,
 };

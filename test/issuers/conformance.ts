@@ -4,6 +4,7 @@ import type { Issued, IssueRequest, Issuer } from "../../src/issuers/issuer.ts";
 import { MayflyError } from "../../src/lib/errors.ts";
 import { newId } from "../../src/lib/ids.ts";
 import { Secret } from "../../src/lib/secret.ts";
+import { tellRefusal } from "../support/refusals.ts";
 import { until } from "../support/until.ts";
 
 /** What the promises need to know of one kind. Functions, because a far system exists only once the tests run. */
@@ -148,8 +149,10 @@ export function itIsAnIssuer<Config, Access, Handle, Client extends AsyncDisposa
         const { secret } = await issuer.issue(client, asked);
         expect(await kind.works(secret)).toBe(true);
         expect(await outcome(asked.handle)).toBe("alive");
+        const revokedAt = performance.now();
         expect(await issuer.revoke(client, asked.handle, never())).toEqual(taken);
         expect(await refused(secret)).toBe(true);
+        tellRefusal({ issuer: issuer.kind, ms: performance.now() - revokedAt });
         expect(await outcome(asked.handle)).toBe("dead");
       });
     } else {
