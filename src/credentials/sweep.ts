@@ -1,6 +1,7 @@
 import type { Db } from "../db/database.ts";
 import type { Id } from "../lib/ids.ts";
 import type { Log } from "../lib/log.ts";
+import { createLanes } from "./lanes.ts";
 import { type Attempt, type Claimed, type ProveDeps, proveDead } from "./prove-dead.ts";
 
 export interface SweepDeps extends ProveDeps {
@@ -12,12 +13,12 @@ export interface SweepDeps extends ProveDeps {
   readonly onEnded?: (issuer: string, lagSeconds: number) => void;
 }
 
-/** Longer than an attempt and the wait for a lane, so that a claim is lost only by a worker that died. */
+/** Longer than two attempts, the one that is waited for and its own: a claim is lost only by a worker that died. */
 const LEASE_SECONDS = 25;
-/** At once per target: a slow target holds up itself alone. */
+/** At once per target: a slow target holds up itself alone. As many are claimed together, and at most as many wait. */
 const LANES_PER_TARGET = 8;
-const QUEUED_PER_TARGET = 8;
-const CLAIM = 64;
+/** At once in this process, however much has come due in an outage. */
+const MOST_AT_ONCE = 512;
 const EXPIRE = 2_000;
 
 /** After this many tries without proof the credential is shown as stuck (about half a minute after it was due). */
@@ -44,7 +45,7 @@ export interface Sweeper {
  * (invariant 5). Claims from Postgres with SKIP LOCKED, so any number of workers may sweep at once.
  */
 export function createSweeper(deps: SweepDeps): Sweeper {
-  const lanes = createLanes(LANES_PER_TARGET, QUEUED_PER_TARGET, () => void sweep());
+  const lanes = createLanes(LANES_PER_TARGET, MOST_AT_ONCE, () => void sweep());
   const finish = deps.db.batched<object, unknown>("finish_revocations");
   const retry = deps.db.batched<object, unknown>("retry_revocations");
   const underWay = new Set<Promise<void>>();
@@ -76,31 +77,27 @@ export function createSweeper(deps: SweepDeps): Sweeper {
       );
   };
 
-  const sweepTenant = async (tenantId: string): Promise<void> => {
-    const expired = async (): Promise<number> => {
-      const [row] = await deps.db.callForTenant<{ expire_due: number }>("expire_due", tenantId, [EXPIRE]);
-      return row?.expire_due ?? 0;
-    };
-    while (!stopped && (await expired()) === EXPIRE);
-    while (!stopped) {
-      const claims = await deps.db.callForTenant<Claimed>("claim_due", tenantId, [
-        CLAIM,
-        `${LEASE_SECONDS} seconds`,
-        lanes.full(),
-      ]);
-      for (const claimed of claims) {
-        const work = lanes
-          .run(claimed.target_id, async () => settle(tenantId, claimed, await proveDead(deps, tenantId, claimed)))
-          // The claim runs out and another round takes it up again.
-          .catch((error: unknown) =>
-            deps.log.error({ err: error, credential: claimed.id }, "a revocation could not be recorded"),
-          )
-          .finally(() => underWay.delete(work));
-        underWay.add(work);
-      }
-      // What a full lane left behind is taken up when the lane has room again.
-      if (claims.length === 0) return;
+  /** Tokens that have run out. Whether there may be more. */
+  const expire = async (tenantId: string): Promise<boolean> => {
+    const [row] = await deps.db.callForTenant<{ expire_due: number }>("expire_due", tenantId, [EXPIRE]);
+    return row?.expire_due === EXPIRE;
+  };
+
+  /** Takes up a few revocations. Whether there may be more; what a full lane leaves behind is taken up when it has room. */
+  const claim = async (tenantId: string): Promise<boolean> => {
+    const args = [LANES_PER_TARGET, `${LEASE_SECONDS} seconds`, lanes.full()];
+    const claims = await deps.db.callForTenant<Claimed>("claim_due", tenantId, args);
+    for (const claimed of claims) {
+      const work = lanes
+        .run(claimed.target_id, async () => settle(tenantId, claimed, await proveDead(deps, tenantId, claimed)))
+        // The claim runs out and another round takes it up again.
+        .catch((error: unknown) =>
+          deps.log.error({ err: error, credential: claimed.id }, "a revocation could not be recorded"),
+        )
+        .finally(() => underWay.delete(work));
+      underWay.add(work);
     }
+    return claims.length > 0;
   };
 
   const round = async (): Promise<void> => {
@@ -108,13 +105,22 @@ export function createSweeper(deps: SweepDeps): Sweeper {
       "due_tenants",
       [],
     );
-    for (const { tenant_id, tasks } of due) {
-      if (stopped) return;
-      try {
-        if (tasks) await deps.endDueTasks(tenant_id);
-        await sweepTenant(tenant_id);
-      } catch (error) {
-        deps.log.error({ err: error, tenant: tenant_id }, "a tenant could not be swept");
+    const left = new Map(due.map(({ tenant_id, tasks }) => [tenant_id, { tasks, tokens: true, revocations: true }]));
+    // A little of each tenant in turn, until nobody has any left.
+    while (left.size > 0) {
+      for (const [tenantId, has] of left) {
+        if (stopped) return;
+        try {
+          if (has.tasks) await deps.endDueTasks(tenantId);
+          has.tasks = false;
+          if (has.tokens) has.tokens = await expire(tenantId);
+          await lanes.room();
+          if (has.revocations) has.revocations = await claim(tenantId);
+          if (!has.tokens && !has.revocations) left.delete(tenantId);
+        } catch (error) {
+          left.delete(tenantId);
+          deps.log.error({ err: error, tenant: tenantId }, "a tenant could not be swept");
+        }
       }
     }
   };
@@ -160,43 +166,4 @@ export function createSweeper(deps: SweepDeps): Sweeper {
 function backOff(attempts: number, random: () => number = Math.random): number {
   const whole = Math.min(LONGEST_RETRY_MS / 1.5, FIRST_RETRY_MS * 2 ** Math.min(attempts - 1, 20));
   return whole * (0.5 + random());
-}
-
-interface Lanes {
-  run(target: string, work: () => Promise<void>): Promise<void>;
-  /** Targets whose lane is full: nothing more of theirs is claimed until `onRoom`. */
-  full(): string[];
-}
-
-/** Bounded concurrency per target, so that neither a slow target nor a big one starves the others. */
-function createLanes(width: number, longest: number, onRoom: () => void): Lanes {
-  const targets = new Map<string, { running: number; waiting: (() => void)[]; wasFull: boolean }>();
-  return {
-    async run(target, work) {
-      const lane = targets.get(target) ?? { running: 0, waiting: [], wasFull: false };
-      targets.set(target, lane);
-      if (lane.running >= width) await new Promise<void>((resolve) => lane.waiting.push(resolve));
-      else lane.running += 1;
-      try {
-        await work();
-      } finally {
-        const next = lane.waiting.shift();
-        if (next === undefined) lane.running -= 1;
-        else next();
-        if (lane.running === 0) targets.delete(target);
-        if (lane.wasFull && lane.waiting.length <= longest / 2) {
-          lane.wasFull = false;
-          onRoom();
-        }
-      }
-    },
-    full() {
-      return [...targets]
-        .filter(([, lane]) => {
-          lane.wasFull = lane.waiting.length >= longest;
-          return lane.wasFull;
-        })
-        .map(([target]) => target);
-    },
-  };
 }

@@ -1,0 +1,125 @@
+import { afterEach, beforeEach, describe, expect, test } from "@jest/globals";
+import { createSweeper, type Sweeper } from "../../src/credentials/sweep.ts";
+import { newId } from "../../src/lib/ids.ts";
+import { createLog } from "../../src/lib/log.ts";
+import { DEFAULT_TENANT, type Registry, registry } from "../registry/harness.ts";
+import { until } from "../support/until.ts";
+
+/** Far sides that answer when they are told to, and what was asked of them. */
+class FarSides {
+  /** In the order in which they were begun. */
+  readonly begun: { readonly tenantId: string; readonly targetId: string }[] = [];
+  readonly hanging = new Set<string>();
+  #letGo: (() => void)[] = [];
+
+  readonly connect = async (tenantId: string, targetId: string) => ({
+    client: { async [Symbol.asyncDispose]() {} },
+    config: {},
+    issuer: {
+      bounds: () => ({ backstopSeconds: undefined }),
+      handle: { parse: (handle: unknown) => handle },
+      revoke: async () => {
+        this.begun.push({ tenantId, targetId });
+        if (this.hanging.has(targetId)) await new Promise<void>((resolve) => this.#letGo.push(resolve));
+        return {};
+      },
+      probe: async () => ({ outcome: "dead", by: "test", detail: "" }),
+    },
+  });
+
+  begunAt = (targetId: string): number => this.begun.filter((one) => one.targetId === targetId).length;
+
+  letGo(): void {
+    this.hanging.clear();
+    for (const resolve of this.#letGo.splice(0)) resolve();
+  }
+}
+
+let r: Registry;
+let far: FarSides;
+let sweeper: Sweeper;
+
+beforeEach(async () => {
+  r = await registry();
+  far = new FarSides();
+  const targets = { connect: far.connect, config: undefined, async [Symbol.asyncDispose]() {} };
+  sweeper = createSweeper({
+    db: r.db,
+    log: createLog("silent"),
+    // The far side is nobody's: what is looked at is who is asked, when, and how many at once.
+    targets: targets as never,
+    handles: { seal: () => Buffer.alloc(0), open: () => "{}" },
+    quiescenceMs: 0,
+    endDueTasks: async () => undefined,
+  });
+});
+afterEach(async () => {
+  far.letGo();
+  await sweeper.stop();
+  await r[Symbol.asyncDispose]();
+});
+
+/** Credentials that have been due for so long. */
+async function due(tenantId: string, targetIds: readonly string[], each: number, seconds = 1): Promise<void> {
+  const all = targetIds.flatMap((targetId) => Array.from({ length: each }, () => targetId));
+  await r.sql(
+    `insert into credentials (tenant_id, id, agent_id, owner_id, task_id, purpose_id, target_id, decision_id,
+       issuer, self_contained, revocability, environment, data_class, binding, actions, resource_ids, access,
+       requested_ttl_seconds, ttl_seconds, ttl_bound, downstream_name, handle_sealed, requested_by, create_by, expires_at,
+       state, state_by, state_reason, revoking_at, due_at, activated_at)
+     select $1, c.id, 'agt', 'own', 'tsk', 'pur', c.target_id, 'dec', 'postgres', false, 'immediate', 'staging', 'internal', 'bearer',
+       '{read}', '{}', '[]', 300, 300, 'request', 'mfy', 'x', 'test', now(), now(), 'revoking', 'test', 'revoked', now(),
+       now() - make_interval(secs => $4), now()
+     from unnest($2::text[], $3::text[]) as c (id, target_id)`,
+    [tenantId, all.map(() => newId("credential")), all, seconds],
+  );
+}
+
+const left = async (targetId: string): Promise<number> =>
+  (await r.sql("select from credentials where target_id = $1 and state = 'revoking'", [targetId])).length;
+
+describe("whoever is slow, or has much to take back, delays nobody else", () => {
+  test("a target that hangs, with all that was due first, holds up itself alone, and holds no claim that it cannot use", async () => {
+    const [slow, fast] = [newId("target"), newId("target")];
+    far.hanging.add(slow);
+    await due(DEFAULT_TENANT, [slow], 200, 60);
+    await due(DEFAULT_TENANT, [fast], 40);
+    await sweeper.sweep();
+    await until("all of the other target is proven dead", async () => (await left(fast)) === 0);
+    expect(far.begunAt(slow)).toBe(8);
+    // One attempt's wait at most: a claim runs out a little after two.
+    const claimed = await r.sql("select from credentials where target_id = $1 and attempts > 0", [slow]);
+    expect(claimed).toHaveLength(16);
+    far.letGo();
+    await until("it is well again, and all of it dies", async () => (await left(slow)) === 0);
+    expect(far.begunAt(slow)).toBe(200);
+  });
+
+  test("a tenant with thousands, at hundreds of targets, has its turns between those of the others", async () => {
+    const big = newId("tenant");
+    const targets = Array.from({ length: 100 }, () => newId("target"));
+    await due(big, targets, 10, 60);
+    const small = Array.from({ length: 12 }, () => newId("tenant"));
+    for (const tenantId of small) await due(tenantId, [newId("target")], 1);
+    await sweeper.sweep();
+    await sweeper.settled();
+    const last = Math.max(...small.map((id) => far.begun.findIndex(({ tenantId }) => tenantId === id)));
+    expect(last).toBeGreaterThanOrEqual(0);
+    expect(last).toBeLessThan(50);
+    await until("the big one is done, too", () => far.begun.length === 1_012);
+  });
+
+  test("what has piled up in an outage is not all begun at once, and is all done in the end", async () => {
+    const targets = Array.from({ length: 150 }, () => newId("target"));
+    for (const targetId of targets) far.hanging.add(targetId);
+    await due(DEFAULT_TENANT, targets, 8);
+    const swept = sweeper.sweep();
+    await until("as many as may are under way", () => far.begun.length >= 512);
+    // Each is a turn in which more could be claimed.
+    for (let turn = 0; turn < 100; turn += 1) await r.sql("select");
+    expect(far.begun.length).toBeLessThan(512 + 8);
+    far.letGo();
+    await swept;
+    await until("all are done", () => far.begun.length === 1_200);
+  });
+});
