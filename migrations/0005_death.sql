@@ -109,7 +109,8 @@ begin
   select i.ord, case when d.id is null then 'gone' else 'done' end from item i left join done d on d.id = i.v ->> 'id';
 end $$;
 
--- Not proven: again later, for ever. Items: {id, after_ms, error, stuck}. Answers the targets that have too many stuck
+-- Not proven: again later, for ever. Items: {id, after_ms, error, stuck}, or {id, after_ms, untried: attempts}, which counts for
+-- nothing and gives way to a newer claim. Answers the targets that have too many stuck
 -- credentials now; those are quarantined here, in the same transaction (invariant 6).
 create function mayfly.retry_revocations(p_tenant text, p_items jsonb) returns table (ord int, outcome text)
   language plpgsql volatile set search_path = mayfly, pg_temp as $$
@@ -123,9 +124,11 @@ begin
     perform pg_advisory_xact_lock(gate(p_tenant));
   end if;
   update credentials c set due_at = clock_timestamp() + make_interval(secs => (v ->> 'after_ms')::int / 1000.0),
-      last_error = v ->> 'error', stuck = c.stuck or (v ->> 'stuck')::boolean
+      attempts = c.attempts - (v ? 'untried')::int, last_error = case when v ? 'untried' then c.last_error else v ->> 'error' end,
+      stuck = c.stuck or coalesce((v ->> 'stuck')::boolean, false)
     from jsonb_array_elements(p_items) v
-   where c.tenant_id = p_tenant and c.id = v ->> 'id' and c.state = 'revoking';
+   where c.tenant_id = p_tenant and c.id = v ->> 'id' and c.state = 'revoking'
+     and (not v ? 'untried' or c.attempts = (v ->> 'untried')::int);
   update targets g set state = 'quarantined', version = version + 1, updated_at = now()
    where any_stuck and g.tenant_id = p_tenant and g.state = 'active'
      and g.id in (select c.target_id from credentials c

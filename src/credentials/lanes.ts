@@ -2,14 +2,21 @@
 export interface Lanes {
   /** Runs it when it is its turn. */
   run(key: string, work: () => Promise<void>): Promise<void>;
-  /** Keys for which something waits: nothing more should come until `onRoom`. */
+  /** Keys with a queue that is full: nothing more should come until `onRoom`. */
   full(): string[];
   /** Resolves when fewer than the most are under way or waiting. */
   room(): Promise<void>;
 }
 
-/** `width`: at once per key. `onRoom` is called when a lane that was told to be full has nobody waiting any more. */
-export function createLanes(width: number, most: number, onRoom: () => void): Lanes {
+/** How much at once: per key, waiting per key before it counts as full, and altogether. */
+export interface LaneLimits {
+  readonly width: number;
+  readonly queue: number;
+  readonly most: number;
+}
+
+/** `onRoom` is called when a lane that was told to be full has half of its queue free. */
+export function createLanes({ width, queue, most }: LaneLimits, onRoom: () => void): Lanes {
   const lanes = new Map<string, { running: number; waiting: (() => void)[]; wasFull: boolean }>();
   const forRoom: (() => void)[] = [];
   let total = 0;
@@ -29,7 +36,7 @@ export function createLanes(width: number, most: number, onRoom: () => void): La
         else next();
         if (lane.running === 0) lanes.delete(key);
         if (total < most) for (const resolve of forRoom.splice(0)) resolve();
-        if (lane.wasFull && lane.waiting.length === 0) {
+        if (lane.wasFull && lane.waiting.length <= queue / 2) {
           lane.wasFull = false;
           onRoom();
         }
@@ -38,8 +45,8 @@ export function createLanes(width: number, most: number, onRoom: () => void): La
     full() {
       return [...lanes]
         .filter(([, lane]) => {
-          lane.wasFull ||= lane.waiting.length > 0;
-          return lane.waiting.length > 0;
+          lane.wasFull = lane.waiting.length >= queue;
+          return lane.wasFull;
         })
         .map(([key]) => key);
     },
