@@ -34,13 +34,13 @@ const LONGEST_RETRY_MS = 15 * 60_000;
 export interface Sweeper {
   /**
    * Takes up everything that is due now, then resolves; revocations go on in their targets' lanes, so a slow target
-   * delays nobody's wake-up. Calls while one is running join it and ask for one more round, so nothing that became due
+   * delays nobody's wake-up (64 of them that hang do, by an attempt's time: {@link MOST_AT_ONCE}). Calls while one is running join it and ask for one more round, so nothing that became due
    * before a call is missed by it. Never rejects: what fails stays due and is logged.
    */
   sweep(): Promise<void>;
   /** Resolves when every revocation taken up so far has ended, one way or the other. */
   settled(): Promise<void>;
-  /** Resolves when attempts under way have ended; nothing new is claimed. */
+  /** Resolves when attempts under way have ended; what waits is given back, and nothing new is claimed. */
   stop(): Promise<void>;
 }
 
