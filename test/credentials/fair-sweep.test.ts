@@ -143,7 +143,8 @@ describe("a claim", () => {
     await sweeper.sweep();
     // Each is given up on after ten seconds.
     await until("the third eight has its turn", () => far.begun.length >= 24);
-    for (const seconds of await Promise.all(far.left)) expect(seconds).toBeGreaterThan(9.5);
+    // Ten, less what a busy machine takes to look. Without giving back, the third eight would have five.
+    for (const seconds of await Promise.all(far.left)) expect(seconds).toBeGreaterThan(7);
   });
 
   test("that is not used is given back when its process stops, and counts for nothing", async () => {
