@@ -135,6 +135,23 @@ describe("whoever is slow, or has much to take back, delays nobody else", () => 
   });
 });
 
+/** Of so many that are due at a target that hangs. */
+async function sixUnderWay(count: number): Promise<string> {
+  const slow = newId("target");
+  far.hanging.add(slow);
+  await due(DEFAULT_TENANT, [slow], count);
+  await sweeper.sweep();
+  await until("six are under way", () => far.begun.length === 6);
+  return slow;
+}
+
+/** Asks the sweeper to stop, and lets the far sides answer only then. */
+async function stop(): Promise<void> {
+  const stopped = sweeper.stop();
+  far.letGo();
+  await stopped;
+}
+
 describe("a claim", () => {
   test("leaves each attempt its whole time, however long it has waited: nobody else tries the same one", async () => {
     const slow = newId("target");
@@ -148,15 +165,9 @@ describe("a claim", () => {
   });
 
   test("that is not used is given back when its process stops, and counts for nothing", async () => {
-    const slow = newId("target");
-    far.hanging.add(slow);
-    await due(DEFAULT_TENANT, [slow], 200);
-    await sweeper.sweep();
-    await until("six are under way", () => far.begun.length === 6);
+    const slow = await sixUnderWay(200);
     await r.sql("update credentials set last_error = 'of the last try' where target_id = $1", [slow]);
-    const stopped = sweeper.stop();
-    far.letGo();
-    await stopped;
+    await stop();
     expect(far.begun).toHaveLength(6);
     expect(await left(slow)).toBe(194);
     const text = `select from credentials where target_id = $1 and state = 'revoking' and attempts = 0
@@ -165,17 +176,11 @@ describe("a claim", () => {
   });
 
   test("that another worker has by now is not given back by who had it before", async () => {
-    const slow = newId("target");
-    far.hanging.add(slow);
-    await due(DEFAULT_TENANT, [slow], 20);
-    await sweeper.sweep();
-    await until("six are under way", () => far.begun.length === 6);
+    const slow = await sixUnderWay(20);
     await r.sql("update credentials set attempts = 2, due_at = now() + interval '25 seconds' where target_id = $1", [
       slow,
     ]);
-    const stopped = sweeper.stop();
-    far.letGo();
-    await stopped;
+    await stop();
     const text =
       "select from credentials where target_id = $1 and state = 'revoking' and attempts = 2 and due_at > now()";
     expect(await r.sql(text, [slow])).toHaveLength(14);
