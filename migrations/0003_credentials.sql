@@ -143,7 +143,7 @@ create table mayfly.credentials (
   check (parent_id is not distinct from ancestors[cardinality(ancestors)]),
   check ((status_list is null) = (status_index is null))
 ) partition by range (id);
-create index credentials_due on mayfly.credentials (due_at) where due_at is not null;
+create index credentials_due on mayfly.credentials (tenant_id, due_at) where due_at is not null;
 create index credentials_live_task on mayfly.credentials (tenant_id, task_id) where due_at is not null;
 create index credentials_live_agent on mayfly.credentials (tenant_id, agent_id) where due_at is not null;
 create index credentials_live_target on mayfly.credentials (tenant_id, target_id) where due_at is not null;
@@ -153,7 +153,7 @@ create index credentials_target on mayfly.credentials (tenant_id, target_id, id)
 create index credentials_owner on mayfly.credentials (tenant_id, owner_id, id);
 create index credentials_purpose on mayfly.credentials (tenant_id, purpose_id, id);
 create index credentials_revocation on mayfly.credentials (tenant_id, revocation_id) where revocation_id is not null;
-create index credentials_ancestors on mayfly.credentials using gin (ancestors) where ancestors is not null;
+create index credentials_parent on mayfly.credentials (tenant_id, parent_id) where parent_id is not null;
 create index credentials_name on mayfly.credentials (tenant_id, target_id, downstream_name) where downstream_name is not null;
 
 create table mayfly.decisions_other partition of mayfly.decisions default;

@@ -6,7 +6,8 @@ create function mayfly.due_tenants() returns table (tenant_id text, credentials 
   language sql stable security definer set search_path = mayfly, pg_temp
   begin atomic
     select d.tenant_id, bool_or(d.what = 'credential'), bool_or(d.what = 'task')
-      from (select c.tenant_id, 'credential' as what from mayfly.credentials c where c.due_at <= statement_timestamp()
+      from (select t.id as tenant_id, 'credential' as what from mayfly.tenants t cross join lateral (
+              select from mayfly.credentials c where c.tenant_id = t.id and c.due_at <= statement_timestamp() limit 1) c
             union all
             select t.tenant_id, 'task' from mayfly.tasks t where t.state <> 'ended' and t.deadline <= statement_timestamp()
             union all
@@ -46,45 +47,47 @@ create function mayfly.forget() returns void
 
 -- Self-contained credentials need no far side: past their end they are expired, and the receipt says who answers for it.
 create function mayfly.expire_due(p_tenant text, p_limit int) returns int
-  language plpgsql volatile set search_path = mayfly, pg_temp as $$
+  language plpgsql volatile set search_path = mayfly, pg_temp set enable_sort = off as $$
 declare
-  done int;
+  due text[];
 begin
   perform set_config('mayfly.tenant', p_tenant, true);
-  with due as (
+  due := array(
     select c.id from credentials c
      where c.tenant_id = p_tenant and c.due_at <= statement_timestamp() and c.self_contained
      order by c.due_at limit p_limit for update skip locked
-  )
+  );
   update credentials c set state = 'expired', state_at = now(), state_by = 'mayfly:worker', state_reason = 'ttl',
       ended_at = clock_timestamp(), due_at = null,
       receipt = jsonb_build_object('ended_by', 'expiry', 'probe', 'introspection', 'observed', 'inactive since its expiry',
         'due_at', c.expires_at, 'proven_at', clock_timestamp(), 'lag_ms', ms(clock_timestamp()) - ms(c.expires_at))
-    from due where c.tenant_id = p_tenant and c.id = due.id;
-  get diagnostics done = row_count;
-  return done;
+   where c.tenant_id = p_tenant and c.id = any (due);
+  return cardinality(due);
 end $$;
 
 -- Takes what is due and needs a far side, for p_lease: a worker that dies with it loses it to another after that.
+-- Without sorts it goes along the index and stops at the limit, however much is due.
 create function mayfly.claim_due(p_tenant text, p_limit int, p_lease interval, p_skip_targets text[])
   returns table (id text, target_id text, issuer text, downstream_name text, handle_sealed bytea, attempts int,
     expires_ms bigint, due_ms bigint, revocability text, was_active boolean, create_by_ms bigint, now_ms bigint, state_reason text)
-  language plpgsql volatile set search_path = mayfly, pg_temp as $$
+  language plpgsql volatile set search_path = mayfly, pg_temp set enable_sort = off as $$
+declare
+  due text[];
 begin
   perform set_config('mayfly.tenant', p_tenant, true);
-  return query
-  with due as (
-    select c.id, c.due_at from credentials c
+  due := array(
+    select c.id from credentials c
      where c.tenant_id = p_tenant and c.due_at <= statement_timestamp() and not c.self_contained
        and c.target_id <> all (p_skip_targets)
      order by c.due_at limit p_limit for update skip locked
-  )
+  );
+  return query
   update credentials c set state = 'revoking', state_at = case when c.state = 'revoking' then c.state_at else now() end,
       state_by = case when c.state = 'revoking' then c.state_by else 'mayfly:worker' end,
       state_reason = case c.state when 'pending' then 'mint_abandoned' when 'active' then 'ttl' else c.state_reason end,
       revoking_at = coalesce(c.revoking_at, case when c.state = 'active' then c.expires_at else now() end),
       attempts = c.attempts + 1, due_at = clock_timestamp() + p_lease
-    from due where c.tenant_id = p_tenant and c.id = due.id
+   where c.tenant_id = p_tenant and c.id = any (due)
   returning c.id, c.target_id, c.issuer, c.downstream_name, c.handle_sealed, c.attempts, ms(c.expires_at),
     ms(c.revoking_at), c.revocability, c.activated_at is not null, ms(c.create_by), ms(clock_timestamp()), c.state_reason;
 end $$;
@@ -92,21 +95,23 @@ end $$;
 -- Ends with proof. Items: {id, state, receipt}. A row that another worker finished meanwhile is left as it is.
 create function mayfly.finish_revocations(p_tenant text, p_items jsonb) returns table (ord int, outcome text)
   language plpgsql volatile set search_path = mayfly, pg_temp as $$
+declare
+  ids text[] := ids(p_items);
 begin
   perform set_config('mayfly.tenant', p_tenant, true);
   return query
   with item as materialized (
-    select i.ordinality::int as ord, i.value as v from jsonb_array_elements(p_items) with ordinality i
+    select i.ordinality::int as ord, i.value ->> 'id' as id, i.value as v from jsonb_array_elements(p_items) with ordinality i
   ), done as (
     -- The handle may be the secret itself, where the far side can only be told by presenting it (invariant 11).
     update credentials c set state = v ->> 'state', state_at = now(), stuck = false, due_at = null, last_error = null, handle_sealed = null,
         ended_at = clock_timestamp(),
         receipt = (v -> 'receipt') || jsonb_build_object('due_at', c.revoking_at, 'proven_at', clock_timestamp(),
           'lag_ms', ms(clock_timestamp()) - ms(c.revoking_at), 'attempts', c.attempts)
-      from item where c.tenant_id = p_tenant and c.id = v ->> 'id' and c.state = 'revoking'
+      from item i where c.tenant_id = p_tenant and c.id = any (ids) and c.id = i.id and c.state = 'revoking'
     returning c.id
   )
-  select i.ord, case when d.id is null then 'gone' else 'done' end from item i left join done d on d.id = i.v ->> 'id';
+  select i.ord, case when d.id is null then 'gone' else 'done' end from item i left join done d on d.id = i.id;
 end $$;
 
 -- Not proven: again later, for ever. Items: {id, after_ms, error, stuck}, or {id, after_ms, untried: attempts}, which counts for
@@ -115,6 +120,7 @@ end $$;
 create function mayfly.retry_revocations(p_tenant text, p_items jsonb) returns table (ord int, outcome text)
   language plpgsql volatile set search_path = mayfly, pg_temp as $$
 declare
+  ids text[] := ids(p_items);
   any_stuck boolean := jsonb_path_exists(p_items, '$[*] ? (@.stuck == true)');
 begin
   perform set_config('mayfly.tenant', p_tenant, true);
@@ -123,11 +129,14 @@ begin
   if any_stuck then
     perform pg_advisory_xact_lock(gate(p_tenant));
   end if;
+  with item as materialized (
+    select i.value ->> 'id' as id, i.value as v from jsonb_array_elements(p_items) i
+  )
   update credentials c set due_at = clock_timestamp() + make_interval(secs => (v ->> 'after_ms')::int / 1000.0),
       attempts = c.attempts - (v ? 'untried')::int, last_error = case when v ? 'untried' then c.last_error else v ->> 'error' end,
       stuck = c.stuck or coalesce((v ->> 'stuck')::boolean, false)
-    from jsonb_array_elements(p_items) v
-   where c.tenant_id = p_tenant and c.id = v ->> 'id' and c.state = 'revoking'
+    from item i
+   where c.tenant_id = p_tenant and c.id = any (ids) and c.id = i.id and c.state = 'revoking'
      and (not v ? 'untried' or c.attempts = (v ->> 'untried')::int);
   update targets g set state = 'quarantined', version = version + 1, updated_at = now()
    where any_stuck and g.tenant_id = p_tenant and g.state = 'active'

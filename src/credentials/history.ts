@@ -5,6 +5,7 @@ import type { Principal } from "../identity/principal.ts";
 import { notFound } from "../lib/errors.ts";
 import type { Id } from "../lib/ids.ts";
 import { type CredentialRow, credentialColumns, toCredential } from "./credential-reply.ts";
+import { descendantsOf } from "./take-back.ts";
 
 /** Which credentials; all given members must hold. */
 export interface HistoryFilter {
@@ -57,7 +58,9 @@ export async function listCredentials(
         if (filter.environment !== undefined) all.push(eb("environment", "=", filter.environment));
         if (filter.downstream_name !== undefined) all.push(eb("downstream_name", "=", filter.downstream_name));
         if (filter.minted_from !== undefined)
-          all.push(sql<SqlBool>`ancestors is not null and ancestors && array[${filter.minted_from}]::text[]`);
+          all.push(
+            sql<SqlBool>`id = any (array(${descendantsOf(sql`array[${filter.minted_from}]::text[]`, principal.tenantId)}))`,
+          );
         if (filter.issued_after !== undefined) all.push(eb("created_at", ">", new Date(filter.issued_after)));
         if (filter.issued_before !== undefined) all.push(eb("created_at", "<", new Date(filter.issued_before)));
         if (filter.valid_at !== undefined) all.push(validAt(new Date(filter.valid_at)));

@@ -183,7 +183,7 @@ async function countLive(tx: Tx, tenantId: Id<"tenant">, selector: Selector) {
   const meant = live.select(["id", "delegation"]).where((eb) => meets(eb, selector));
   const counted = await live
     .select((eb) => ["agent_id", "target_id", "task_id", eb.fn.countAll<string>().as("number")])
-    .where(sql<SqlBool>`id in (${withDescendants(meant, tenantId)})`)
+    .where(sql<SqlBool>`id = any (array(${withDescendants(meant, tenantId)}))`)
     .groupBy(["agent_id", "target_id", "task_id"])
     .execute();
   const tally = (column: "agent_id" | "target_id" | "task_id"): Record<string, number> => {

@@ -16,11 +16,8 @@ export interface SweepDeps extends ProveDeps {
 /** Longer than an attempt. What has waited for its turn until an attempt might be longer than the rest is given back. */
 const LEASE_SECONDS = 25;
 const WAITS_MS = LEASE_SECONDS * 1000 - ATTEMPT_MS;
-/**
- * At once per target: a slow target holds up itself alone. While 5,000 roles died on two noisy cores, the p99 of new mints was 1.8
- * and 2.1 times what it had been with eight, 1.6 with five and 2.0 with six; with four the last died after 71 s, not 38 to 50.
- */
-const LANES_PER_TARGET = 6;
+/** At once per target: a slow target holds up itself alone, and one that has thousands to take back has time left for mints. */
+const LANES_PER_TARGET = 4;
 const QUEUED_PER_TARGET = 8;
 /** For a tenant at its turn. Smaller ones cost: with 8 at a time the death of 2,000 roles took 27 s and not 14. */
 const CLAIM = 64;
@@ -37,7 +34,7 @@ const LONGEST_RETRY_MS = 15 * 60_000;
 export interface Sweeper {
   /**
    * Takes up everything that is due now, then resolves; revocations go on in their targets' lanes, so a slow target
-   * delays nobody's wake-up (85 of them that hang do, by an attempt's time: {@link MOST_AT_ONCE}). Calls while one is running join it and ask for one more round, so nothing that became due
+   * delays nobody's wake-up (128 of them that hang do, by an attempt's time: {@link MOST_AT_ONCE}). Calls while one is running join it and ask for one more round, so nothing that became due
    * before a call is missed by it. Never rejects: what fails stays due and is logged.
    */
   sweep(): Promise<void>;

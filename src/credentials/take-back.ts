@@ -69,8 +69,17 @@ export function withDescendants(
     select id from meant union ${descendantsOf(sql`array(select id from meant where delegation is not null)`, tenantId)}`;
 }
 
-function descendantsOf(ids: RawBuilder<unknown>, tenantId: string): RawBuilder<unknown> {
-  return sql`select id from credentials where tenant_id = ${tenantId} and ancestors is not null and ancestors && ${ids}`;
+/**
+ * All that was minted from `ids`, at any depth: a query of ids. From parent to child, because row-level security keeps
+ * `ancestors && ids` from being a search in an index.
+ */
+export function descendantsOf(ids: RawBuilder<unknown>, tenantId: string): RawBuilder<unknown> {
+  return sql`(with recursive minted as (
+      select id from credentials where tenant_id = ${tenantId} and parent_id = any (${ids})
+      union all
+      select c.id from minted m cross join lateral (
+        select id from credentials where tenant_id = ${tenantId} and parent_id = m.id offset 0) c
+    ) select id from minted)`;
 }
 
 async function takeBackOnce(
@@ -81,7 +90,7 @@ async function takeBackOnce(
   const { rows } = await sql<{ taken: number; roots: string[] | null }>`
     with chosen as (
       select id from credentials
-       where tenant_id = ${tenantId} and state in ('pending', 'active') and due_at is not null and id in (${ids})
+       where tenant_id = ${tenantId} and state in ('pending', 'active') and due_at is not null and id = any (array(${ids}))
        order by id for update
     ), done as (
       update credentials set
@@ -93,7 +102,7 @@ async function takeBackOnce(
           due_at = case when self_contained then null else clock_timestamp() end,
           receipt = case when self_contained then jsonb_build_object('ended_by', 'mayfly', 'probe', 'introspection',
             'observed', 'inactive from this commit', 'due_at', clock_timestamp(), 'proven_at', clock_timestamp(), 'lag_ms', 0) end
-       where tenant_id = ${tenantId} and id in (select id from chosen)
+       where tenant_id = ${tenantId} and id = any (array(select id from chosen))
       returning id, delegation
     )
     select count(*)::int as taken, array_agg(id) filter (where delegation is not null) as roots from done`.execute(tx);

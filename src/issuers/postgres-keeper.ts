@@ -76,7 +76,11 @@ export const AS_KEEPER = `if current_setting('mayfly.make') <> '' then
   end loop;
   ${AS_ITS_KEEPER}`;
 
-/** For a query of `pg_roles r`: the keeper that made the role; null when none did, or it may not be used. */
+/**
+ * For a query of `pg_roles r`: the keeper that made the role; null when none did, or it may not be used. Looked up in the
+ * table, for `pg_has_role` would walk through every role that any keeper made. (Before 16 there is no set_option.)
+ */
 export const ITS_KEEPER = `(select k.rolname from pg_auth_members m join pg_roles k on k.oid = m.member
   where m.roleid = r.oid and m.admin_option and k.rolcreaterole and k.rolname <> current_user
-    and pg_has_role(k.oid, 'SET') limit 1)`;
+    and exists (select from pg_auth_members s where s.roleid = k.oid and s.member = to_regrole(quote_ident(current_user))
+      and (to_jsonb(s) ->> 'set_option')::boolean) limit 1)`;
