@@ -1,7 +1,7 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import { MayflyError } from "../lib/errors.ts";
 import { type Connection, hasSqlState } from "./postgres-client.ts";
-import { AS_ITS_KEEPER, ITS_KEEPER } from "./postgres-keeper.ts";
+import { AS_ITS_KEEPER, byKeeper, ITS_KEEPER, REACH_KEEPER } from "./postgres-keeper.ts";
 
 /*
  * How a role dies, and why each step proves what it claims (measured on PostgreSQL 15 to 18; InitPostgres in
@@ -69,8 +69,8 @@ function isCollision(error: unknown): boolean {
 // Not flushed: whoever logs in from now on sees it, and the DROP that follows is flushed and flushes this with it.
 const REFUSE_LOGINS = `begin
   set local synchronous_commit = off;
-  ${AS_ITS_KEEPER}
-  execute format('alter role %I nologin', current_setting('mayfly.role'));
+  ${REACH_KEEPER}
+  ${byKeeper("format('alter role %I nologin', current_setting('mayfly.role'))")}
 end`;
 
 // A create that has not committed yet is invisible, but the unique index of pg_authid makes a second create of the
@@ -83,8 +83,8 @@ exception when sqlstate 'MF002' then null;
 end`;
 
 const DROP_ROLE = `begin
-  ${AS_ITS_KEEPER}
-  execute format('drop role %I', current_setting('mayfly.role'));
+  ${REACH_KEEPER}
+  ${byKeeper("format('drop role %I', current_setting('mayfly.role'))")}
 end`;
 
 // What is left of a role that cannot be dropped: no password, no group.

@@ -7,7 +7,7 @@ import { deploymentPrefix } from "./deployment.ts";
 import { defineIssuer, type Issued, type IssueRequest, type ProbeResult } from "./issuer.ts";
 import { connectPostgres, hasSqlState, type PostgresClient, TOO_LATE } from "./postgres-client.ts";
 import { explainLogin, inspectPostgres } from "./postgres-inspect.ts";
-import { AS_KEEPER, readBefore } from "./postgres-keeper.ts";
+import { byKeeper, MEET_KEEPER, readBefore } from "./postgres-keeper.ts";
 import { revokeRole } from "./postgres-revoke.ts";
 import { scramVerifier } from "./scram.ts";
 
@@ -168,14 +168,14 @@ const GUARD = `if extract(epoch from clock_timestamp()) * 1000 >= current_settin
 const CREATE_ROLE = `declare role_name text := current_setting('mayfly.role'); group_name text; begin
   set local synchronous_commit = off;
   ${GUARD}
-  ${AS_KEEPER}
-  execute format('create role %I login password %L valid until %L connection limit %s
+  ${MEET_KEEPER}
+  ${byKeeper(`format('create role %I login password %L valid until %L connection limit %s
       nosuperuser nocreatedb nocreaterole noreplication inherit', role_name, current_setting('mayfly.verifier'),
-    current_setting('mayfly.until'), current_setting('mayfly.limit')::int);
-  execute format('comment on role %I is %L', role_name, current_setting('mayfly.comment'));
+    current_setting('mayfly.until'), current_setting('mayfly.limit')::int)`)}
+  ${byKeeper("format('comment on role %I is %L', role_name, current_setting('mayfly.comment'))")}
   foreach group_name in array current_setting('mayfly.groups')::text[] loop
-    execute format('grant %I to %I', group_name, role_name) ||
-      case when current_setting('server_version_num')::int < 160000 then '' else ' with inherit true, set false' end;
+    ${byKeeper(`format('grant %I to %I', group_name, role_name) ||
+      case when current_setting('server_version_num')::int < 160000 then '' else ' with inherit true, set false' end`)}
   end loop;
   ${GUARD}
 end`;

@@ -1,6 +1,8 @@
 import { readFile } from "node:fs/promises";
 import { afterEach, beforeEach, describe, expect, test } from "@jest/globals";
 import { postgres } from "../../src/issuers/postgres.ts";
+import { type Id, newId } from "../../src/lib/ids.ts";
+import { until } from "../support/until.ts";
 import { failure, never } from "./conformance.ts";
 import { mint, type PostgresTarget, postgresTarget, servers } from "./postgres-target.ts";
 
@@ -128,13 +130,66 @@ describe.each(servers.filter(({ name }) => Number(name) >= 16))(
       expect(await gone(asked.handle.role)).toBe(true);
     });
 
-    test("the page's statements remove what is left of a target", async () => {
-      const { handle } = await mint(target, client);
-      await postgres.revoke(client, handle, never());
+    /** Credentials that one maker makes: the end of the name decides. */
+    const ofOneMaker = (count: number) =>
+      Promise.all(
+        Array.from({ length: count }, async () => {
+          const credentialId = `${newId("credential").slice(0, -2)}00` as Id<"credential">;
+          const asked = target.request({ credentialId, ...postgres.name(credentialId, target.config) });
+          return { ...asked, ...(await postgres.issue(client, asked)) };
+        }),
+      );
+    const functions = (): Promise<{ call: string }[]> =>
+      target.sql("select oid::regproc::text as call from pg_proc where proname ~ $1", [
+        `^mfy_${target.config.deployment}_keeper_`,
+      ]);
+
+    test("a maker of many is reached through functions that only the session may call, and that go with it", async () => {
+      const minted = await ofOneMaker(60);
+      const made = await functions();
+      expect(made.length).toBeGreaterThan(0);
+      for (const { downstreamName } of minted)
+        expect(await makersOf(downstreamName)).toEqual([`mfy_${target.config.deployment}_keeper_0`]);
+      await using holder = await target.login(minted[0]?.secret ?? {});
+      await using admin = await target.admin();
+      for (const caller of [holder, admin])
+        for (const { call } of made)
+          expect(await failure(caller.query(`select ${call}('select 1')`))).toMatchObject({ code: "42501" });
+      await Promise.all(minted.map(({ handle }) => postgres.revoke(client, handle, never())));
+      expect(await postgres.list?.(client, never())).toEqual([]);
+      await client[Symbol.asyncDispose]();
+      await until("the functions are gone", async () => (await functions()).length === 0);
+    });
+
+    test("where nobody may have temporary objects, a maker of many is reached all the same", async () => {
+      await target.sql(`revoke temporary on database ${target.config.database} from public`);
+      const minted = await ofOneMaker(60);
+      expect(await functions()).toEqual([]);
+      await Promise.all(minted.map(({ handle }) => postgres.revoke(client, handle, never())));
+      expect(await postgres.list?.(client, never())).toEqual([]);
+    });
+
+    test("the page's statements remove a maker whose functions are left, and the next mint makes both again", async () => {
+      for (const time of ["first", "second"]) {
+        const minted = await ofOneMaker(60);
+        expect((await functions()).length).toBeGreaterThan(0);
+        await Promise.all(minted.map(({ handle }) => postgres.revoke(client, handle, never())));
+        await removeKeepers();
+        expect({ time, left: await keepers() }).toEqual({ time, left: [] });
+      }
+    });
+
+    const removeKeepers = async (): Promise<void> => {
       const page = await readFile(new URL("../../docs/issuers/postgres.md", import.meta.url), "utf8");
       const statement = /```sql\n(DO [\s\S]*?)```/.exec(page)?.[1] ?? "";
       await using admin = await target.admin();
       await admin.query(statement.replace("<deployment>", target.config.deployment));
+    };
+
+    test("the page's statements remove what is left of a target", async () => {
+      const { handle } = await mint(target, client);
+      await postgres.revoke(client, handle, never());
+      await removeKeepers();
       expect(await keepers()).toEqual([]);
       // And it goes on as if there never had been one.
       const again = await mint(target, client);
