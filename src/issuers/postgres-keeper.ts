@@ -79,7 +79,6 @@ export const REACH_KEEPER = `if current_setting('mayfly.keeper') <> ''
         (select count(*) from pg_auth_members where member = to_regrole(quote_ident(current_user))) then
       execute format('create function pg_temp.%I(statement text) returns void language plpgsql security definer
         set search_path = pg_catalog, pg_temp as %L', current_user, 'begin execute statement; end');
-      set local role none;
     end if;
   end if;`;
 
