@@ -6,7 +6,7 @@ import { DEFAULT_TENANT, type Registry, registry } from "../registry/harness.ts"
 import { until } from "../support/until.ts";
 
 /** At one target. */
-const AT_ONCE = 4;
+const AT_ONCE = 3;
 
 /** Far sides that answer when they are told to, and what was asked of them. */
 class FarSides {
