@@ -24,7 +24,7 @@ let live: Id<"credential">[];
 async function ledger(
   ids: readonly string[],
   state: "active" | "pending" | "revoked",
-  { selfContained = false, tenantId = DEFAULT_TENANT as string } = {},
+  { selfContained = false, tenantId = DEFAULT_TENANT } = {},
 ) {
   await superuser.query(
     `insert into mayfly.credentials (tenant_id, id, agent_id, owner_id, task_id, purpose_id, target_id, decision_id,
