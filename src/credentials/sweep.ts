@@ -18,7 +18,7 @@ const LEASE_SECONDS = 25;
 const WAITS_MS = LEASE_SECONDS * 1000 - ATTEMPT_MS;
 /**
  * At once per target: a slow target holds up itself alone, and one with thousands to take back has time left for mints. While
- * 5,000 roles died on two cores, the p99 of new mints was 0.6 and 0.9 of what it had been with three (the last dead after 42 and
+ * 5,000 roles died on two cores, the p99 of new mints was 0.6 to 0.9 of what it had been with three (the last dead after 28 to
  * 48 s), 0.8 to 1.9 with four (25 to 28 s).
  */
 const LANES_PER_TARGET = 3;
