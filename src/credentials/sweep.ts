@@ -38,7 +38,8 @@ const LONGEST_RETRY_MS = 15 * 60_000;
 export interface Sweeper {
   /**
    * Takes up everything that is due now, then resolves; revocations go on in their targets' lanes, so a slow target
-   * delays nobody's wake-up (170 of them that hang do, by an attempt's time: {@link MOST_AT_ONCE}). Calls while one is running join it and ask for one more round, so nothing that became due
+   * delays nobody's wake-up (eight that hang, with 64 due each, do, by an attempt's time: {@link MOST_AT_ONCE}). Calls
+   * while one is running join it and ask for one more round, so nothing that became due
    * before a call is missed by it. Never rejects: what fails stays due and is logged.
    */
   sweep(): Promise<void>;
